@@ -1,0 +1,67 @@
+# Taskpass. `make` lists what there is; `make demo` is the place to begin.
+
+GO            ?= go
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install PostgreSQL's server programs if this machine has none
+	@.ci/setup postgres
+
+.PHONY: build
+build: ## build bin/taskpass
+	$(GO) build -trimpath -o bin/taskpass ./cmd/taskpass
+
+.PHONY: demo
+demo: setup build ## a broker, its database and sandboxed vendors, shown in a minute
+	bin/taskpass demo
+
+.PHONY: dev
+dev: setup build ## a broker to develop against, with sandboxed vendors
+	bin/taskpass dev
+
+.PHONY: test
+test: setup ## every test but the peers', on a real PostgreSQL
+	@$(GO) test -timeout 170s ./...
+
+.PHONY: test-race
+test-race: setup ## the tests under the race detector (needs a C compiler)
+	@.ci/setup compiler
+	@$(GO) test -race -short -timeout 570s ./...
+
+.PHONY: test-peers
+test-peers: setup ## the tests against independent servers (Ceph's RADOS gateway)
+	@.ci/setup peers
+	@packages=$$(git grep -l --untracked -E '^//go:build .*\bpeers\b' -- '*.go' | xargs -r -n1 dirname | sort -u | sed 's|^|./|'); \
+	if [ -z "$$packages" ]; then echo 'no test has the build tag peers'; exit 0; fi; \
+	set -x; $(GO) test -tags peers -run Peers -count=1 -timeout 600s $$packages
+
+.PHONY: lint
+lint: ## go vet, gofmt, golangci-lint
+	$(GO) vet ./...
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w is due on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) run $(GOLANGCI_LINT) run
+
+.PHONY: generate
+generate: ## write the generated code anew
+	$(GO) generate ./...
+
+.PHONY: generate-check
+generate-check: generate ## fail if the generated code in git is not what generate writes
+	git diff --exit-code
+	@untracked=$$(git ls-files --others --exclude-standard); \
+	if [ -n "$$untracked" ]; then echo "not in git:"; echo "$$untracked"; exit 1; fi
+
+.PHONY: compose-secrets
+compose-secrets: ## write random passwords and keys for docker compose into secrets/
+	@.ci/compose-secrets
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,94 @@
+// Package auth finds out who is calling, and makes and ends the tokens by which callers prove it.
+//
+// It decides whether a token is good and whose it is. It refuses to know what the caller may then do: that is the
+// policy's business. A token is kept only as its SHA-256; it has 176 random bits, so the hash needs no salt.
+package auth
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// Bounds of a caller token's life.
+const (
+	DefaultTokenTTL = 90 * 24 * time.Hour
+	MaxTokenTTL     = 400 * 24 * time.Hour
+)
+
+// Authenticator knows callers by their tokens. It is safe for concurrent use.
+type Authenticator struct {
+	tokens broker.Tokens
+	clock  func() time.Time
+}
+
+// New makes an Authenticator over the tokens that are kept there. A nil clock is time.Now.
+func New(tokens broker.Tokens, clock func() time.Time) *Authenticator {
+	if clock == nil {
+		clock = time.Now
+	}
+	return &Authenticator{tokens, clock}
+}
+
+// Authenticate finds the caller whose token this is. Every call asks the ledger: a token that was revoked is refused from
+// that moment on, on every replica. The error is unauthenticated, token_expired or token_revoked.
+func (a *Authenticator) Authenticate(ctx context.Context, token string) (broker.Caller, error) {
+	if !WellFormed(PrefixCaller, token) {
+		return broker.Caller{}, broker.Errorf(broker.CodeUnauthenticated, "send a caller token: Authorization: Bearer tpc_…")
+	}
+	t, err := a.tokens.FindToken(ctx, hash(token))
+	switch {
+	case errors.Is(err, broker.ErrNoSuch):
+		return broker.Caller{}, broker.Errorf(broker.CodeUnauthenticated, "the token is not known here")
+	case err != nil:
+		return broker.Caller{}, err
+	case !t.RevokedAt.IsZero():
+		return broker.Caller{}, broker.Errorf(broker.CodeTokenRevoked, "the token was revoked")
+	case !a.clock().Before(t.ExpiresAt):
+		return broker.Caller{}, broker.Errorf(broker.CodeTokenExpired, "the token has expired")
+	}
+	return broker.Caller{Name: t.Caller, Role: t.Role, Auth: "token:" + t.ID}, nil
+}
+
+// Create makes a token for a caller; the secret is shown this once. by is who asked, for the record.
+func (a *Authenticator) Create(ctx context.Context, by broker.Caller, name string, role broker.Role, ttl time.Duration) (broker.Secret, broker.Token, error) {
+	var faults []broker.Fault
+	if !broker.ValidID(name) {
+		faults = append(faults, broker.Fault{Pointer: "name", Reason: "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+	}
+	if _, ok := broker.ParseRole(string(role)); !ok {
+		faults = append(faults, broker.Fault{Pointer: "role", Reason: "is not orchestrator, auditor or operator"})
+	}
+	if ttl <= 0 || ttl > MaxTokenTTL {
+		faults = append(faults, broker.Fault{Pointer: "ttl", Reason: "is not between 0 and 400 days"})
+	}
+	if len(faults) > 0 {
+		return broker.Secret{}, broker.Token{}, &broker.Error{
+			Code: broker.CodeInvalidRequest, Message: "the token cannot be made", Faults: faults,
+		}
+	}
+	now := a.clock().UTC()
+	secret := NewToken(PrefixCaller)
+	t := broker.Token{ID: broker.NewTokenID(), Caller: name, Role: role, CreatedAt: now, ExpiresAt: now.Add(ttl)}
+	err := a.tokens.AddToken(ctx, t, hash(secret.Reveal()), broker.Event{
+		ID: broker.NewEventID(), At: now, Type: broker.EventTokenCreated, Caller: by, TTL: ttl, ExpiresAt: t.ExpiresAt,
+		Trace: map[string]string{"token_id": t.ID, "caller": name, "role": string(role)},
+	})
+	if errors.Is(err, broker.ErrRoleTaken) {
+		err = broker.Errorf(broker.CodeConflict, "the caller %s exists with another role; a caller has one", name)
+	}
+	return secret, t, err
+}
+
+// Revoke ends a token for good.
+func (a *Authenticator) Revoke(ctx context.Context, by broker.Caller, id string) error {
+	err := a.tokens.RevokeToken(ctx, id, broker.Event{
+		ID: broker.NewEventID(), At: a.clock().UTC(), Type: broker.EventTokenRevoked, Caller: by,
+	})
+	if errors.Is(err, broker.ErrNoSuch) {
+		return broker.Errorf(broker.CodeNotFound, "there is no token of that id")
+	}
+	return err
+}

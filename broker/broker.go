@@ -1,0 +1,165 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a Broker needs. Ledger, Sealer and Policy are required.
+type Config struct {
+	Ledger   Ledger
+	Sealer   Sealer
+	Policy   Policy
+	Profiles Profiles
+
+	Clock    func() time.Time // nil: time.Now
+	Observer Observer         // nil: nobody watches
+	Logger   *slog.Logger     // nil: nothing is logged
+
+	UpstreamTimeout time.Duration // for one Mint or Revoke; zero: 10 s
+	MaxAttempts     int           // to end a version before it is stuck; zero: 6
+	StuckRetry      time.Duration // between attempts on a stuck version; zero: 24 h
+	RotationCheck   time.Duration // between looks whether a disclosed key was replaced; zero: 1 min
+	SweepEvery      time.Duration // between looks for due work; zero: 1 s
+	Backoff         time.Duration // after the first failed attempt, then doubled; zero: 2 s
+
+	// Reached is called at named points of the issuing and ending paths, so that crash tests can stop the process
+	// there. nil in production.
+	Reached func(point string)
+}
+
+// Observer watches the broker's work. Implementations are quick and safe for concurrent use.
+type Observer interface {
+	// Phase is one part of an issuance: policy, intent, upstream, outcome.
+	Phase(profile, phase string, took time.Duration)
+	// Done is one use case at its end: op is "issue" or "revoke", outcome "ok", a code or a state.
+	Done(op, profile, provider, outcome string)
+	// Lag is how late a piece of due work was begun.
+	Lag(provider string, late time.Duration)
+}
+
+// Broker is the domain's use cases: policy → intent → upstream → outcome. It is safe for concurrent use; any number of
+// brokers share one ledger.
+type Broker struct {
+	Config
+	profiles atomic.Pointer[Profiles]
+}
+
+// New validates the configuration and makes a Broker.
+func New(cfg Config) (*Broker, error) {
+	if cfg.Ledger == nil || cfg.Sealer == nil || cfg.Policy == nil {
+		return nil, errors.New("broker: Ledger, Sealer and Policy are required")
+	}
+	orDefault(&cfg.UpstreamTimeout, 10*time.Second)
+	orDefault(&cfg.StuckRetry, 24*time.Hour)
+	orDefault(&cfg.RotationCheck, time.Minute)
+	orDefault(&cfg.SweepEvery, time.Second)
+	orDefault(&cfg.Backoff, 2*time.Second)
+	orDefault(&cfg.MaxAttempts, 6)
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Reached == nil {
+		cfg.Reached = func(string) {}
+	}
+	b := &Broker{Config: cfg}
+	if err := b.SetProfiles(cfg.Profiles); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func orDefault[T ~int | ~int64](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+// SetProfiles replaces the profiles in force, all or none: on an error the old ones stay.
+func (b *Broker) SetProfiles(ps Profiles) error {
+	for _, p := range ps {
+		caps := p.Upstream.Capabilities()
+		if !caps.SelfExpires && caps.Revoke == RevokeNone && !caps.Disclosed {
+			return fmt.Errorf("profile %s: its secrets neither expire by themselves nor can be revoked; "+
+				"say `disclosed: accept` if agents may keep what they have seen", p.Name)
+		}
+	}
+	b.profiles.Store(&ps)
+	return nil
+}
+
+// ProfilesFor lists the profiles that the caller may ask for something; others see every profile's offer as it is.
+func (b *Broker) ProfilesFor(caller Caller) []Profile {
+	var list []Profile
+	for _, p := range b.profiles.Load().Sorted() {
+		if caller.ReadsAll() {
+			list = append(list, p)
+		} else if scopes, ok := b.Policy.Visible(caller, p); ok {
+			p.Scopes = scopes
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func (b *Broker) profile(name string) (Profile, bool) {
+	p, ok := (*b.profiles.Load())[name]
+	return p, ok
+}
+
+// now is the present as the ledger keeps it: UTC, whole microseconds, which is what PostgreSQL stores.
+func (b *Broker) now() time.Time { return b.Clock().UTC().Truncate(time.Microsecond) }
+
+// upstream calls a provider within the time limit and turns its panic into an error. The panic's value is not shown: it
+// may hold a secret (P7).
+func (b *Broker) upstream(ctx context.Context, call func(context.Context) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.UpstreamTimeout)
+	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			err = Errorf(CodeUpstreamError, "the provider failed unexpectedly").Because(fmt.Errorf("panic of type %T", r))
+		}
+	}()
+	return call(ctx)
+}
+
+type nobody struct{}
+
+func (nobody) Phase(string, string, time.Duration) {}
+func (nobody) Done(string, string, string, string) {}
+func (nobody) Lag(string, time.Duration)           {}
+
+// Capabilities are the promises of a profile's provider; none for a profile that is no longer configured.
+func (b *Broker) Capabilities(profile string) Capabilities {
+	p, ok := b.profile(profile)
+	if !ok {
+		return Capabilities{Revoke: RevokeNone}
+	}
+	return p.Upstream.Capabilities()
+}
+
+// AuditRead puts on the record that somebody read it, and by which filters.
+func (b *Broker) AuditRead(ctx context.Context, caller Caller, filters map[string]string) error {
+	return b.Ledger.Record(ctx, Event{ID: NewEventID(), At: b.now(), Type: EventAuditRead, Caller: caller, Trace: filters})
+}
+
+// ConfigLoaded puts on the record which profiles are in force from now on.
+func (b *Broker) ConfigLoaded(ctx context.Context, fingerprint []byte) error {
+	names := map[string]string{}
+	for _, p := range b.profiles.Load().Sorted() {
+		names[p.Name] = p.Provider
+	}
+	return b.Ledger.Record(ctx, Event{
+		ID: NewEventID(), At: b.now(), Type: EventConfigLoaded, Caller: sweeper, Trace: names, Fingerprint: fingerprint,
+	})
+}

@@ -1,0 +1,68 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Role is what a caller may do.
+type Role string
+
+const (
+	// RoleOrchestrator issues credentials, and sees and ends its own.
+	RoleOrchestrator Role = "orchestrator"
+	// RoleAuditor reads everything and changes nothing.
+	RoleAuditor Role = "auditor"
+	// RoleOperator reads everything and may end any credential; it issues none.
+	RoleOperator Role = "operator"
+)
+
+// ParseRole finds the role of that name.
+func ParseRole(s string) (Role, bool) {
+	switch r := Role(s); r {
+	case RoleOrchestrator, RoleAuditor, RoleOperator:
+		return r, true
+	}
+	return "", false
+}
+
+// Caller is who is calling and how, as the audit trail records it.
+type Caller struct {
+	Name      string
+	Role      Role
+	Auth      string // how it authenticated: "token:tok_…"
+	Addr      string // the client's address
+	RequestID string
+}
+
+// ReadsAll tells whether the caller may see what others were issued.
+func (c Caller) ReadsAll() bool { return c.Role == RoleAuditor || c.Role == RoleOperator }
+
+// owns tells whether the caller may see the credential at all.
+func (c Caller) owns(cr Credential) bool { return c.ReadsAll() || c.Name == cr.Caller }
+
+// Token is a caller's bearer token as the ledger knows it: by its hash.
+type Token struct {
+	ID        string // "tok_…": public, for lists and for revoking
+	Caller    string
+	Role      Role
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	RevokedAt time.Time // zero: it is not revoked
+}
+
+// Tokens keeps bearer tokens.
+type Tokens interface {
+	// AddToken writes a token, its caller if new, and the event. ErrRoleTaken if the caller exists with another role.
+	AddToken(ctx context.Context, t Token, sha256 []byte, e Event) error
+	// FindToken finds one by the hash of its value; ErrNoSuch.
+	FindToken(ctx context.Context, sha256 []byte) (Token, error)
+	// RevokeToken ends one for good; doing it again changes nothing. ErrNoSuch.
+	RevokeToken(ctx context.Context, id string, e Event) error
+	// Tokens lists them, newest first, at most 1000.
+	Tokens(ctx context.Context) ([]Token, error)
+}
+
+// ErrRoleTaken says that a caller has one role, and it is another.
+var ErrRoleTaken = errors.New("the caller exists with another role")

@@ -1,0 +1,67 @@
+package broker
+
+import "time"
+
+// EventType names what happened. The part before the dot is the noun.
+type EventType string
+
+const (
+	EventIntended        EventType = "credential.intended"         // on the ledger, the upstream not yet asked
+	EventIssued          EventType = "credential.issued"           // minted, recorded, handed out
+	EventRefused         EventType = "credential.refused"          // policy said no; Faults say why
+	EventFailed          EventType = "credential.failed"           // the upstream surely made nothing
+	EventLost            EventType = "credential.lost"             // the upstream may have made it; treated as alive
+	EventRevokeAsked     EventType = "credential.revoke_requested" // acknowledged; durable from here on
+	EventRevoked         EventType = "credential.revoked"          // what was achieved is in Revocation
+	EventExpired         EventType = "credential.expired"          // ended at its time
+	EventRevokeDeferred  EventType = "credential.revoke_deferred"  // nothing can end it early; it dies at EffectiveAt
+	EventStuck           EventType = "credential.stuck"            // attempts spent; an operator is needed
+	EventTokenCreated    EventType = "token.created"
+	EventTokenRevoked    EventType = "token.revoked"
+	EventConfigLoaded    EventType = "config.loaded"
+	EventAuditRead       EventType = "audit.read"
+	EventUpstreamRepair  EventType = "upstream.repaired" // a foreign edit of what the broker keeps upstream was undone
+	EventSlotQuarantined EventType = "slot.quarantined"
+)
+
+// Event is one audit record: who, what, when, why. It never holds a secret.
+type Event struct {
+	ID          string
+	At          time.Time
+	Type        EventType
+	Caller      Caller
+	TaskID      string
+	AgentID     string
+	Profile     string
+	Provider    string
+	Requested   []string
+	Scopes      []string
+	TTL         time.Duration
+	Credential  CredentialID
+	Version     int
+	VersionID   VersionID
+	State       State // the version's state after the event
+	Upstream    string
+	UpstreamIDs []string
+	Trace       map[string]string
+	Fingerprint []byte
+	Cause       Cause
+	Reason      string // the caller's own words
+	Code        Code   // the error, where it is one
+	Faults      []Fault
+	Revocation  Revocation
+	ExpiresAt   time.Time
+}
+
+// eventOf is an event about a credential's version, as it stands.
+func eventOf(t EventType, caller Caller, at time.Time, c Credential) Event {
+	v := c.Version
+	return Event{
+		ID: NewEventID(), At: at, Type: t, Caller: caller,
+		TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
+		Requested: c.Requested, Scopes: c.Scopes, TTL: c.TTL,
+		Credential: c.ID, Version: v.Number, VersionID: v.ID, State: v.State,
+		Upstream: v.Upstream, UpstreamIDs: v.UpstreamIDs, Trace: v.Trace, Fingerprint: v.Fingerprint,
+		Cause: v.Cause, Reason: v.Reason, Code: v.LastError, Revocation: v.Revocation, ExpiresAt: v.ExpiresAt,
+	}
+}

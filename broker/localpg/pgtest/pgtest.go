@@ -1,0 +1,167 @@
+// Package pgtest gives every test a PostgreSQL database of its own, a real one.
+//
+// A test binary starts one server, builds one template database in it (the caller
+// migrates it, so that pgtest knows no schema) and copies that for each test:
+//
+//	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, migrate)) }
+//
+//	func TestIssue(t *testing.T) {
+//		t.Parallel()
+//		db := pgtest.New(t)
+//		pool := open(t, db.URL("taskpass_service"))
+//
+// With TASKPASS_TEST_DATABASE_URL set (a superuser's URL) that server is used
+// instead. Roles, unlike databases, are shared by all that use one server.
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/taskpass/taskpass/broker/localpg"
+)
+
+const limit = 30 * time.Second // for one administrative statement on a busy machine
+
+// DB is a database that one test has to itself.
+type DB struct {
+	Name     string
+	AdminURL string // as superuser
+	url      func(user string) string
+}
+
+// URL names the database for a role. The server asks for no password, unless
+// TASKPASS_TEST_DATABASE_URL brings a server that does.
+func (db DB) URL(user string) string { return db.url(user) }
+
+// cluster is the server behind the running test binary. There is one, because
+// TestMain has no other way to hand anything to a test.
+type cluster struct {
+	url      func(user, database string) string
+	admin    string // superuser's name
+	template string
+	creating sync.Mutex // PostgreSQL refuses to copy a template twice at a time
+}
+
+var current *cluster
+
+// Main starts the server, builds the template, runs the tests and stops the server.
+// It returns the exit code for os.Exit. A nil template leaves the template empty.
+func Main(m *testing.M, template func(ctx context.Context, adminURL string) error) int {
+	code, err := run(m, template)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		return max(code, 1)
+	}
+	return code
+}
+
+func run(m *testing.M, template func(ctx context.Context, adminURL string) error) (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	c := &cluster{template: "template_taskpass_" + suffix()}
+	if given := os.Getenv("TASKPASS_TEST_DATABASE_URL"); given != "" {
+		if c.url, c.admin, err = urlsOf(given); err != nil {
+			return 1, err
+		}
+		defer func() { err = errors.Join(err, c.exec("DROP DATABASE IF EXISTS "+c.template+" WITH (FORCE)")) }()
+	} else {
+		dir, err := os.MkdirTemp("", "taskpass-test-")
+		if err != nil {
+			return 1, err
+		}
+		defer os.RemoveAll(dir)
+		server, err := localpg.Start(ctx, localpg.Config{
+			Dir: dir, Ephemeral: true, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		})
+		if err != nil {
+			return 1, err
+		}
+		defer func() { err = errors.Join(err, server.Close()) }()
+		c.url, c.admin = server.URL, "postgres"
+	}
+	if err := c.exec("CREATE DATABASE " + c.template); err != nil {
+		return 1, err
+	}
+	if template != nil {
+		if err := template(ctx, c.url(c.admin, c.template)); err != nil {
+			return 1, fmt.Errorf("build the template database: %w", err)
+		}
+	}
+	current = c
+	return m.Run(), nil
+}
+
+// New copies the template for t and drops the copy when t ends, with whatever
+// sessions are still open in it.
+func New(t testing.TB) DB {
+	t.Helper()
+	c := current
+	if c == nil {
+		t.Fatal("pgtest.New: this package's TestMain does not call pgtest.Main")
+	}
+	name := "test_" + suffix()
+	c.creating.Lock()
+	err := c.exec("CREATE DATABASE " + name + " TEMPLATE " + c.template)
+	c.creating.Unlock()
+	if err != nil {
+		t.Fatalf("pgtest.New: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := c.exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+			t.Errorf("pgtest: %v", err)
+		}
+	})
+	return DB{
+		Name:     name,
+		AdminURL: c.url(c.admin, name),
+		url:      func(user string) string { return c.url(user, name) },
+	}
+}
+
+// exec runs one statement that has no place in a transaction, as superuser.
+func (c *cluster) exec(statement string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, c.url(c.admin, "postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
+}
+
+// urlsOf derives from a superuser's URL those of other roles and databases. The
+// password stays: on a server for tests it may as well be everybody's.
+func urlsOf(given string) (urls func(user, database string) string, admin string, err error) {
+	base, err := url.Parse(given)
+	if err != nil || base.User.Username() == "" || !strings.HasPrefix(base.Scheme, "postgres") {
+		return nil, "", errors.New("TASKPASS_TEST_DATABASE_URL: want postgres://superuser[:password]@host/database")
+	}
+	return func(user, database string) string {
+		u := *base
+		u.Path = "/" + database
+		u.User = url.User(user)
+		if password, ok := base.User.Password(); ok {
+			u.User = url.UserPassword(user, password)
+		}
+		return u.String()
+	}, base.User.Username(), nil
+}
+
+// suffix makes names that many test binaries can use on one server.
+func suffix() string { return strings.ToLower(rand.Text()[:12]) }

@@ -1,0 +1,126 @@
+// Package metrics counts what the broker does, for Prometheus. It implements broker.Observer and refuses to know more: no
+// label holds a task, an agent or a caller, so the number of series is bounded by the configuration.
+package metrics
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// Metrics implements broker.Observer. It is safe for concurrent use.
+type Metrics struct {
+	registry *prometheus.Registry
+	phase    *prometheus.HistogramVec
+	done     *prometheus.CounterVec
+	lag      *prometheus.HistogramVec
+	requests *prometheus.HistogramVec
+}
+
+// Ledger tells what only the database knows: how many versions are in trouble, how many keys are in which state.
+type Ledger interface {
+	Troubled(ctx context.Context) ([]broker.Count, error)
+	Slots(ctx context.Context) ([]broker.Count, error)
+}
+
+// New makes the metrics in a registry of their own.
+func New(ledger Ledger) *Metrics {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	f := promauto.With(r)
+	buckets := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	r.MustRegister(fromLedger{ledger})
+	return &Metrics{
+		registry: r,
+		phase: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "taskpass_issue_phase_seconds", Buckets: buckets,
+			Help: "Time an issuance spent in one phase: policy, intent, upstream, outcome.",
+		}, []string{"profile", "phase"}),
+		done: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "taskpass_operations_total",
+			Help: "Use cases at their end. op is issue or revoke; outcome is ok, an error's code, or the state reached.",
+		}, []string{"op", "profile", "provider", "outcome"}),
+		lag: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "taskpass_sweeper_lag_seconds", Buckets: []float64{.1, .5, 1, 2, 5, 10, 30, 60, 300, 1800},
+			Help: "How late due work was begun.",
+		}, []string{"provider"}),
+		requests: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "taskpass_http_request_seconds", Buckets: buckets, Help: "HTTP requests by route and status.",
+		}, []string{"route", "method", "status"}),
+	}
+}
+
+// Phase implements broker.Observer.
+func (m *Metrics) Phase(profile, phase string, took time.Duration) {
+	m.phase.WithLabelValues(profile, phase).Observe(took.Seconds())
+}
+
+// Done implements broker.Observer.
+func (m *Metrics) Done(op, profile, provider, outcome string) {
+	m.done.WithLabelValues(op, profile, provider, outcome).Inc()
+}
+
+// Lag implements broker.Observer.
+func (m *Metrics) Lag(provider string, late time.Duration) {
+	m.lag.WithLabelValues(provider).Observe(late.Seconds())
+}
+
+// Request counts one HTTP request. A route outside the contract is counted under an empty name.
+func (m *Metrics) Request(route, method string, status int, took time.Duration) {
+	switch method {
+	case http.MethodGet, http.MethodPost:
+	default:
+		method = "other" // the client's own words make no series
+	}
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+var (
+	troubled = prometheus.NewDesc("taskpass_versions_in_trouble",
+		"Versions that are revoking, lost or stuck now. Any stuck one needs an operator.", []string{"provider", "state"}, nil)
+	poolKeys = prometheus.NewDesc("taskpass_pool_keys", "Keys of a pool by state.", []string{"pool", "state"}, nil)
+	ledgerUp = prometheus.NewDesc("taskpass_ledger_up", "1 if the ledger answered this scrape.", nil, nil)
+)
+
+// fromLedger reads gauges when they are scraped: a process's own count would miss what other replicas do.
+type fromLedger struct{ ledger Ledger }
+
+func (fromLedger) Describe(ch chan<- *prometheus.Desc) {
+	ch <- troubled
+	ch <- poolKeys
+	ch <- ledgerUp
+}
+
+func (c fromLedger) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	up := 1.0
+	for desc, read := range map[*prometheus.Desc]func(context.Context) ([]broker.Count, error){
+		troubled: c.ledger.Troubled, poolKeys: c.ledger.Slots,
+	} {
+		counts, err := read(ctx)
+		if err != nil {
+			up = 0
+			continue
+		}
+		for _, n := range counts {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n.N), n.Of, n.State)
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(ledgerUp, prometheus.GaugeValue, up)
+}
+
+var _ broker.Observer = (*Metrics)(nil)

@@ -1,0 +1,161 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/store/db"
+)
+
+const (
+	flushers     = 2   // one sends while the other collects
+	maxGroup     = 128 // writes that share one commit
+	flushTimeout = 10 * time.Second
+)
+
+// write is a state change and its events: they commit together or not at all.
+type write struct {
+	sql    string // empty: only the events
+	args   []any
+	events []broker.Event
+	done   chan error // buffered: the committer never waits for a caller that has gone
+}
+
+// commit writes the statement that query sends, and the events, as one write of the group committer. A nil query writes
+// only the events.
+func (s *Store) commit(ctx context.Context, events []broker.Event, query func(*db.Queries) error) error {
+	w := &write{events: events}
+	if query != nil {
+		if err := query(db.New(capture{w})); err != nil {
+			return err
+		}
+	}
+	return s.committer.commit(ctx, w)
+}
+
+// capture stands in for a connection: it keeps the statement that a generated query would send, so that the committer
+// can send many of them together and the queries stay typed.
+type capture struct{ *write }
+
+func (c capture) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	c.sql, c.args = sql, args
+	return pgconn.CommandTag{}, nil
+}
+
+func (c capture) Query(context.Context, string, ...any) (pgx.Rows, error) { return nil, errOnlyExec }
+
+func (c capture) QueryRow(context.Context, string, ...any) pgx.Row { return nil }
+
+var errOnlyExec = errors.New("store: only statements without an answer can share a commit")
+
+// committer collects the writes that wait at the same moment into one transaction and one round trip, and answers each
+// after the commit. A write that PostgreSQL refuses spoils its group's transaction, so the group is then sent again one
+// by one: only the bad one fails (P11).
+type committer struct {
+	pool  *pgxpool.Pool
+	queue chan *write
+	stop  context.CancelFunc
+	ctx   context.Context
+	wg    sync.WaitGroup
+}
+
+var errClosed = errors.New("the ledger is closed")
+
+func newCommitter(pool *pgxpool.Pool) *committer {
+	c := &committer{pool: pool, queue: make(chan *write, maxGroup)}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	for range flushers {
+		c.wg.Go(c.run)
+	}
+	return c
+}
+
+func (c *committer) close() {
+	c.stop()
+	c.wg.Wait()
+}
+
+// commit queues a write and waits for its commit. When it returns an error that is not PostgreSQL's, the write may have
+// been committed all the same: the callers' steps are guarded so that this does no harm.
+func (c *committer) commit(ctx context.Context, w *write) error {
+	w.done = make(chan error, 1)
+	select {
+	case c.queue <- w:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.ctx.Done():
+		return errClosed
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *committer) run() {
+	group := make([]*write, 0, maxGroup)
+	for {
+		group = group[:0]
+		select {
+		case w := <-c.queue:
+			group = append(group, w)
+		case <-c.ctx.Done():
+			if len(c.queue) == 0 {
+				return
+			}
+		}
+		for len(group) < maxGroup && len(c.queue) > 0 {
+			select {
+			case w := <-c.queue:
+				group = append(group, w)
+			default: // the other flusher took it
+			}
+		}
+		c.flush(group)
+	}
+}
+
+func (c *committer) flush(group []*write) {
+	if len(group) == 0 {
+		return
+	}
+	err := c.send(group)
+	var refused *pgconn.PgError
+	if len(group) > 1 && errors.As(err, &refused) {
+		for _, w := range group {
+			w.done <- c.send([]*write{w})
+		}
+		return
+	}
+	for _, w := range group {
+		w.done <- err
+	}
+}
+
+// send is one round trip: a batch without explicit transaction control is one implicit transaction.
+func (c *committer) send(group []*write) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), flushTimeout)
+	defer cancel()
+	var batch pgx.Batch
+	var events []broker.Event
+	for _, w := range group {
+		if w.sql != "" {
+			batch.Queue(w.sql, w.args...)
+		}
+		events = append(events, w.events...)
+	}
+	if err := audit.Append(&batch, events); err != nil {
+		return err
+	}
+	return c.pool.SendBatch(ctx, &batch).Close()
+}

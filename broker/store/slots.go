@@ -1,0 +1,84 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/store/db"
+)
+
+// Take implements broker.Slots. A pool's keys are known to the database from the first time they are offered.
+func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, now time.Time) (string, bool, time.Time, error) {
+	arg := db.TakeSlotParams{
+		Pool: pool, VersionID: new(string(c.Version.ID)), AgentID: c.AgentID, Now: &now, DueBackAt: &c.Version.ExpiresAt,
+	}
+	for _, k := range keys {
+		arg.Names, arg.Fingerprints = append(arg.Names, k.Name), append(arg.Fingerprints, k.Fingerprint)
+	}
+	for range 3 {
+		name, err := s.q.TakeSlot(ctx, arg)
+		switch {
+		case err == nil:
+			return name, true, time.Time{}, nil
+		case breaks(err, uniqueViolation, constraintOneKey):
+			continue // the same key under another name was taken at this moment: look again
+		case !errors.Is(err, pgx.ErrNoRows):
+			return "", false, time.Time{}, err
+		}
+		added, err := s.q.AddSlots(ctx, db.AddSlotsParams{Pool: pool, Names: arg.Names})
+		if err != nil {
+			return "", false, time.Time{}, err
+		}
+		if added == 0 {
+			break
+		}
+	}
+	back, err := s.q.NextSlotBack(ctx, pool)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return "", false, back, err
+}
+
+// Held implements broker.Slots.
+func (s *Store) Held(ctx context.Context, id broker.VersionID) (broker.KeyChoice, string, bool, error) {
+	row, err := s.q.HeldSlot(ctx, new(string(id)))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return broker.KeyChoice{}, "", false, nil
+	}
+	return broker.KeyChoice{Name: row.Name, Fingerprint: row.Fingerprint}, row.Pool, err == nil, err
+}
+
+// Release implements broker.Slots.
+func (s *Store) Release(ctx context.Context, id broker.VersionID, now time.Time) error {
+	return s.q.ReleaseSlot(ctx, db.ReleaseSlotParams{VersionID: new(string(id)), Now: &now})
+}
+
+// Quarantine implements broker.Slots.
+func (s *Store) Quarantine(ctx context.Context, id broker.VersionID, _ time.Time) error {
+	return s.q.QuarantineSlot(ctx, new(string(id)))
+}
+
+// Slots counts the keys of each pool by state.
+func (s *Store) Slots(ctx context.Context) ([]broker.Count, error) {
+	rows, err := s.q.SlotStates(ctx)
+	list := make([]broker.Count, 0, len(rows))
+	for _, r := range rows {
+		list = append(list, broker.Count{Of: r.Pool, State: r.State, N: r.Keys})
+	}
+	return list, err
+}
+
+// Troubled counts the versions of each provider that are revoking, lost or stuck.
+func (s *Store) Troubled(ctx context.Context) ([]broker.Count, error) {
+	rows, err := s.q.CountTroubled(ctx)
+	list := make([]broker.Count, 0, len(rows))
+	for _, r := range rows {
+		list = append(list, broker.Count{Of: r.Provider, State: r.State, N: r.Versions})
+	}
+	return list, err
+}

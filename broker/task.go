@@ -1,0 +1,51 @@
+package broker
+
+// MaxIDLength is the longest task or agent id, in bytes.
+const MaxIDLength = 128
+
+// ValidID tells whether s may be a task's or an agent's id: 1-128 of A-Z a-z 0-9 . _ : @ -
+//
+// The alphabet is a security boundary, for ids are put into upstream policies: no slash, so that no task's prefix
+// contains another's; no wildcard, quote or dollar sign, so that none can widen a pattern or close a string.
+func ValidID(s string) bool {
+	if len(s) == 0 || len(s) > MaxIDLength {
+		return false
+	}
+	for i := range len(s) {
+		if !idByte(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func idByte(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	return c == '.' || c == '_' || c == ':' || c == '@' || c == '-'
+}
+
+// Limits of a request's metadata, whose values may reach the upstream as tags.
+const (
+	MaxMetadataEntries = 16
+	MaxMetadataKey     = 64
+	MaxMetadataValue   = 256
+)
+
+// CheckMetadata returns what is wrong with a request's metadata; keys are ids, values any text up to 256 bytes.
+func CheckMetadata(m map[string]string) []Fault {
+	var faults []Fault
+	if len(m) > MaxMetadataEntries {
+		faults = append(faults, Fault{"/metadata", "has more than 16 entries"})
+	}
+	for k, v := range m {
+		if !ValidID(k) || len(k) > MaxMetadataKey {
+			faults = append(faults, Fault{"/metadata", "has a key that is not 1-64 of A-Z a-z 0-9 . _ : @ -"})
+		} else if len(v) > MaxMetadataValue {
+			faults = append(faults, Fault{"/metadata/" + k, "is longer than 256 bytes"})
+		}
+	}
+	return faults
+}

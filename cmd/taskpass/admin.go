@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/user"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/auth"
+	"github.com/taskpass/taskpass/broker/seal"
+	"github.com/taskpass/taskpass/broker/store"
+	"github.com/taskpass/taskpass/cmd/taskpass/config"
+	"github.com/taskpass/taskpass/migrations"
+)
+
+// database says where the database is. A URL with a password belongs into a file or the environment: arguments are seen
+// by everybody on the machine.
+type database struct {
+	DatabaseURL     string `env:"TASKPASS_DATABASE_URL" help:"postgres://… of the database."`
+	DatabaseURLFile string `type:"path" help:"A file that holds it."`
+}
+
+func (d database) url() (broker.Secret, error) {
+	switch {
+	case d.DatabaseURLFile != "":
+		return broker.Ref("file:" + d.DatabaseURLFile).Resolve()
+	case d.DatabaseURL != "":
+		return broker.NewSecret(d.DatabaseURL), nil
+	}
+	return broker.Secret{}, errors.New("say which database: --database-url-file, --database-url or TASKPASS_DATABASE_URL")
+}
+
+type migrateCmd struct {
+	database
+	ServiceLogin        string `help:"Also make this login for the service, with the rights that it needs and no more."`
+	ServicePasswordFile string `type:"path" help:"A file that holds its password."`
+}
+
+func (c *migrateCmd) Run(e *env) error {
+	url, err := c.url()
+	if err != nil {
+		return err
+	}
+	login := migrations.Login{Name: c.ServiceLogin}
+	if c.ServicePasswordFile != "" {
+		if login.Password, err = broker.Ref("file:" + c.ServicePasswordFile).Resolve(); err != nil {
+			return err
+		}
+	}
+	if err := migrations.Up(e.ctx, url.Reveal(), login); err != nil {
+		return err
+	}
+	version, err := migrations.Latest()
+	if err == nil {
+		_, err = fmt.Fprintf(e.stdout, "The schema is at version %d.\n", version)
+	}
+	return err
+}
+
+type tokenCmd struct {
+	Create tokenCreateCmd `cmd:"" help:"Make a token; it is printed this once."`
+	List   tokenListCmd   `cmd:"" help:"List tokens, never their values."`
+	Revoke tokenRevokeCmd `cmd:"" help:"End a token for good."`
+}
+
+type tokenCreateCmd struct {
+	database
+	Role broker.Role   `required:"" enum:"orchestrator,auditor,operator" help:"${enum}."`
+	Name string        `required:"" help:"The caller's name, as the audit record will show it. One caller may have several tokens."`
+	TTL  time.Duration `name:"ttl" default:"2160h" help:"How long it is good for: ${default} by default, 9600h at most."`
+}
+
+func (c *tokenCreateCmd) Run(e *env) error {
+	return withTokens(e.ctx, c.database, func(callers *auth.Authenticator, _ *store.Store) error {
+		secret, t, err := callers.Create(e.ctx, operatorHere(), c.Name, c.Role, c.TTL)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(e.stderr, "%s for %s (%s), good until %s. It is shown this once:\n", t.ID, t.Caller, t.Role,
+			t.ExpiresAt.Format(time.RFC3339))
+		_, err = fmt.Fprintln(e.stdout, secret.Reveal())
+		return err
+	})
+}
+
+type tokenListCmd struct{ database }
+
+func (c *tokenListCmd) Run(e *env) error {
+	return withTokens(e.ctx, c.database, func(_ *auth.Authenticator, s *store.Store) error {
+		tokens, err := s.Tokens(e.ctx)
+		if err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
+		_, _ = fmt.Fprintln(w, "ID\tCALLER\tROLE\tEXPIRES\tREVOKED")
+		for _, t := range tokens {
+			revoked := "-"
+			if !t.RevokedAt.IsZero() {
+				revoked = t.RevokedAt.Format(time.RFC3339)
+			}
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, t.Caller, t.Role, t.ExpiresAt.Format(time.RFC3339), revoked)
+		}
+		return w.Flush()
+	})
+}
+
+type tokenRevokeCmd struct {
+	database
+	ID string `arg:"" help:"tok_…, from list."`
+}
+
+func (c *tokenRevokeCmd) Run(e *env) error {
+	return withTokens(e.ctx, c.database, func(callers *auth.Authenticator, _ *store.Store) error {
+		return callers.Revoke(e.ctx, operatorHere(), c.ID)
+	})
+}
+
+func withTokens(ctx context.Context, d database, fn func(*auth.Authenticator, *store.Store) error) error {
+	url, err := d.url()
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(ctx, store.Config{URL: url, MaxConns: 2})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return fn(auth.New(s, nil), s)
+}
+
+// operatorHere is who runs a command on this machine, for the record.
+func operatorHere() broker.Caller {
+	name := "cli"
+	if u, err := user.Current(); err == nil && broker.ValidID("cli:"+u.Username) {
+		name = "cli:" + u.Username
+	}
+	return broker.Caller{Name: name, Role: broker.RoleOperator, Auth: "database"}
+}
+
+type keysetCmd struct {
+	Create keysetCreateCmd `cmd:"" help:"Write a new keyset to a file that only you can read."`
+}
+
+type keysetCreateCmd struct {
+	File string `arg:"" type:"path" help:"The file; it must not exist."`
+}
+
+func (c *keysetCreateCmd) Run(*env) error { return writeKeyset(c.File) }
+
+func writeKeyset(path string) error {
+	keyset, err := seal.NewKeyset()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(keyset.Reveal() + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+type checkConfigCmd struct {
+	File string `arg:"" type:"path" help:"The configuration file."`
+}
+
+func (c *checkConfigCmd) Run(e *env) error {
+	file, err := config.Load(c.File)
+	if err == nil {
+		_, err = fmt.Fprintf(e.stdout, "%s: good, with %d profiles\n", c.File, len(file.Profiles))
+	}
+	return err
+}
+
+type healthcheckCmd struct {
+	URL string `default:"http://127.0.0.1:8080/readyz" help:"What to ask."`
+}
+
+func (c *healthcheckCmd) Run(e *env) error {
+	ctx, cancel := context.WithTimeout(e.ctx, 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
+	if err != nil {
+		return err
+	}
+	response, err := (&http.Client{}).Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answered %s", c.URL, strings.ToLower(response.Status))
+	}
+	return nil
+}

@@ -1,0 +1,276 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers"
+)
+
+// check looks at what the values mean, together. What a section means is its provider's business.
+func (r *report) check(f *File) {
+	r.server(f)
+	if len(f.Profiles) == 0 {
+		r.add("profiles", "offers nothing: name at least one profile")
+	}
+	for _, name := range sorted(f.Profiles) {
+		r.profile("profiles."+name, name, f.Profiles[name])
+	}
+	r.pools(f.Profiles)
+}
+
+func sorted(ps map[string]Profile) []string { return slices.Sorted(maps.Keys(ps)) }
+
+func (r *report) server(f *File) {
+	if !addressPort(f.Listen) {
+		r.add("listen", "is not an IP address and a port, such as 127.0.0.1:8080")
+	}
+	if f.TLS != nil {
+		r.filePath("tls.cert_file", f.TLS.CertFile)
+		r.filePath("tls.key_file", f.TLS.KeyFile)
+		if r.has("tls.client_ca_file") {
+			r.filePath("tls.client_ca_file", f.TLS.ClientCAFile)
+		}
+	}
+	r.reference("database.url", f.Database.URL)
+	if n := f.Database.MaxConnections; r.has("database.max_connections") && (n < 1 || n > 1000) {
+		r.add("database.max_connections", "is not between 1 and 1000")
+	}
+	r.reference("seal.keyset", f.Seal.Keyset)
+	r.between("upstream_timeout", f.UpstreamTimeout, time.Second, 60*time.Second)
+	r.between("shutdown_timeout", f.ShutdownTimeout, time.Second, 10*time.Minute)
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, f.Log.Level) {
+		r.add("log.level", "is not debug, info, warn or error")
+	}
+}
+
+// addressPort takes no host names: which addresses one stands for can change under a service that listens.
+func addressPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil || host == "" || host == "localhost"
+}
+
+// filePath takes absolute paths only. What is opened later appears in errors, so a pasted key must not get that far.
+func (r *report) filePath(path, name string) {
+	switch {
+	case !r.has(path):
+		r.add(path, "is required")
+	case !filepath.IsAbs(name) || strings.ContainsAny(name, "\r\n"):
+		r.add(path, "is not an absolute path of a file")
+	}
+}
+
+func (r *report) reference(path string, ref broker.Ref) {
+	if !r.has(path) {
+		r.add(path, "is required: a reference, env:NAME or file:/path")
+	} else if err := ref.Check(); err != nil {
+		r.add(path, "%v", err)
+	}
+}
+
+func (r *report) between(path string, d, low, high time.Duration) {
+	if d < low || d > high {
+		r.add(path, "is not between %s and %s", short(low), short(high))
+	}
+}
+
+func (r *report) profile(at, name string, p Profile) {
+	if !broker.ValidID(name) {
+		r.add(at, "has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+	}
+	r.ttl(at+".ttl", p.TTL)
+	scopes := r.section(at, p)
+	if len(p.Allow) == 0 {
+		r.add(at+".allow", "has no rule: nobody may ask")
+	}
+	for i, rule := range p.Allow {
+		r.rule(fmt.Sprintf("%s.allow[%d]", at, i), rule, p.TTL, scopes)
+	}
+}
+
+func (r *report) ttl(at string, t TTL) {
+	positive := func(field string, d time.Duration, required bool) bool {
+		switch path := child(at, field); {
+		case !r.has(path):
+			if required {
+				r.add(path, "is required")
+			}
+			return false
+		case d <= 0:
+			r.add(path, "is not longer than 0s")
+			return false
+		}
+		return true
+	}
+	least, usual, most := positive("min", t.Min, false), positive("default", t.Default, true), positive("max", t.Max, true)
+	switch {
+	case usual && most && t.Max < t.Default:
+		r.add(at+".max", "is shorter than the default")
+	case least && !usual && most && t.Max < t.Min:
+		r.add(at+".max", "is shorter than the min")
+	}
+	if least && usual && t.Default < t.Min {
+		r.add(at+".min", "is longer than the default")
+	}
+}
+
+// section checks the provider and its section, and returns the scopes that the section defines.
+func (r *report) section(at string, p Profile) []string {
+	names := providers.Names()
+	switch {
+	case !r.has(at + ".provider"):
+		r.add(at+".provider", "is required; the providers are %s", strings.Join(names, ", "))
+		return nil
+	case !slices.Contains(names, p.Provider):
+		r.add(at+".provider", "is unknown; the providers are %s", strings.Join(names, ", "))
+		return nil
+	case !r.has(child(at, p.Provider)):
+		r.add(child(at, p.Provider), "is required: it is the section of this profile's provider")
+	}
+	for _, other := range names {
+		if other != p.Provider && r.has(child(at, other)) {
+			r.add(child(at, other), "does not belong here: this profile's provider is %s", p.Provider)
+		}
+	}
+	own := only(p.Config, p.Provider)
+	for _, fault := range own.Check(p.Provider) {
+		if fault.Pointer != "" { // that the section is missing has been said
+			r.add(child(at, fault.Pointer), "%s", fault.Reason)
+		}
+	}
+	scopes := own.ScopeNames(p.Provider)
+	if path := child(at, p.Provider) + ".scopes"; slices.ContainsFunc(scopes, badScope) && !r.breaksBelow(path) {
+		r.add(path, "has a name that is not 1-128 printable characters without a space")
+	}
+	return scopes
+}
+
+// badScope is wide: vendors' own names of scopes may be used, and some are URLs.
+func badScope(s string) bool {
+	return s == "" || len(s) > 128 || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
+}
+
+// only drops the sections of other providers, which would keep the right one from being checked.
+func only(c providers.Config, provider string) providers.Config {
+	v := reflect.ValueOf(&c).Elem()
+	for name, index := range fields(v.Type()) {
+		if name != provider {
+			v.FieldByIndex(index).SetZero()
+		}
+	}
+	return c
+}
+
+func (r *report) rule(at string, rule Rule, ttl TTL, scopes []string) {
+	if len(rule.Callers) == 0 {
+		r.add(at+".callers", "names nobody: say who may ask")
+	}
+	r.list(at+".callers", rule.Callers, isPattern, notPattern)
+	// Without scopes the section is at fault, which has been said.
+	known := func(s string) bool { return len(scopes) == 0 || slices.Contains(scopes, s) }
+	r.narrowing(at+".tasks", rule.Tasks, isPattern, notPattern)
+	r.narrowing(at+".agents", rule.Agents, isPattern, notPattern)
+	r.narrowing(at+".scopes", rule.Scopes, known, "is not a scope of this profile")
+
+	switch path := at + ".max_ttl"; {
+	case !r.has(path):
+	case rule.MaxTTL <= 0:
+		r.add(path, "is not longer than 0s")
+	case ttl.Max > 0 && rule.MaxTTL > ttl.Max:
+		r.add(path, "is longer than the profile's max")
+	case rule.MaxTTL < ttl.Min:
+		r.add(path, "is shorter than the profile's min: nothing could be asked for")
+	}
+}
+
+// narrowing checks a list that means any when it is left out. Written but empty, it could be taken for none.
+func (r *report) narrowing(at string, items []string, ok func(string) bool, reason string) {
+	if len(items) == 0 && r.has(at) {
+		r.add(at, "is empty: leave it out if any will do")
+	}
+	r.list(at, items, ok, reason)
+}
+
+func (r *report) list(at string, items []string, ok func(string) bool, reason string) {
+	seen := map[string]bool{}
+	for i, item := range items {
+		switch path := fmt.Sprintf("%s[%d]", at, i); {
+		case !ok(item):
+			r.add(path, "%s", reason)
+		case seen[item]:
+			r.add(path, "stands twice")
+		}
+		seen[item] = true
+	}
+}
+
+const notPattern = "is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end"
+
+// isPattern tells whether s is an id, an id's beginning and "*", or "*" alone. A "*" elsewhere would stand for itself,
+// which no id contains.
+func isPattern(s string) bool {
+	return s == "*" || broker.ValidID(strings.TrimSuffix(s, "*"))
+}
+
+// pools holds P8 across profiles: profiles may share a pool, but a key belongs to one.
+func (r *report) pools(profiles map[string]Profile) {
+	type holder struct{ pool, profile string }
+	first, holders := map[string]string{}, map[string]holder{}
+	for _, name := range sorted(profiles) {
+		pool := profiles[name].Pool
+		if pool == nil || !broker.ValidID(pool.Name) {
+			continue
+		}
+		at := "profiles." + name + ".pool.keys"
+		if other, shared := first[pool.Name]; !shared {
+			first[pool.Name] = name
+		} else if !slices.Equal(keyList(profiles[name]), keyList(profiles[other])) {
+			r.add(at, "differ from those of profile %s, whose pool has the same name", shown(other))
+		}
+		for i, key := range pool.Keys {
+			if key.Value.Check() != nil {
+				continue
+			}
+			ref := sameFile(key.Value)
+			if h, taken := holders[ref]; !taken {
+				holders[ref] = holder{pool.Name, name}
+			} else if h.pool != pool.Name {
+				r.add(fmt.Sprintf("%s[%d].value", at, i), "is a key of another pool too, in profile %s: one key has one holder", shown(h.profile))
+			}
+		}
+	}
+}
+
+// keyList is a pool's keys in a comparable form.
+func keyList(p Profile) []string {
+	var list []string
+	for _, key := range p.Pool.Keys {
+		list = append(list, key.Name+" "+sameFile(key.Value))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// sameFile spells a reference in one way, so that /run//a and /run/a are one key.
+func sameFile(ref broker.Ref) string {
+	if name, ok := strings.CutPrefix(string(ref), "file:"); ok {
+		return "file:" + filepath.Clean(name)
+	}
+	return string(ref)
+}

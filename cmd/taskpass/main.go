@@ -1,0 +1,75 @@
+// Command taskpass is the broker and its tools in one binary. This package wires the parts together and holds none of
+// their rules.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line: one field a command.
+type cli struct {
+	Demo        demoCmd        `cmd:"" help:"Play the whole story once against sandboxed vendors, with a private PostgreSQL."`
+	Dev         devCmd         `cmd:"" help:"Run a broker to develop against: private PostgreSQL, sandboxed vendors, ready-made tokens."`
+	Serve       serveCmd       `cmd:"" help:"Run the broker in production."`
+	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this build's schema, and set up its roles."`
+	Token       tokenCmd       `cmd:"" help:"Make, list and revoke callers' tokens."`
+	Keyset      keysetCmd      `cmd:"" help:"Make a keyset that seals secrets at rest."`
+	CheckConfig checkConfigCmd `cmd:"" help:"Tell all that is wrong with a configuration file."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Exit 0 if a broker is ready."`
+	Promises    promisesCmd    `cmd:"" help:"Print what each provider promises, as a table."`
+}
+
+// env is what commands may touch of the outside.
+type env struct {
+	ctx    context.Context
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program without the process, for tests.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	type exit int
+	defer func() {
+		if e, ok := recover().(exit); ok { // --help and --version end here
+			code = int(e)
+		}
+	}()
+	parser, err := kong.New(&cli{}, kong.Name("taskpass"), kong.Writers(stdout, stderr),
+		kong.Exit(func(c int) { panic(exit(c)) }), kong.UsageOnError(),
+		kong.Description("A scoped token broker: one task, one credential, one end, all on record."))
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		return 2
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		return 2
+	}
+	if err := command.Run(&env{ctx, stdout, stderr}); err != nil && !errors.Is(err, context.Canceled) {
+		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		return 1
+	}
+	return 0
+}
+
+func newLogger(w io.Writer, level string) *slog.Logger {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(level)) // the configuration was checked; an empty level is info
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/auth"
+	"github.com/taskpass/taskpass/broker/metrics"
+	"github.com/taskpass/taskpass/broker/policy"
+	"github.com/taskpass/taskpass/broker/seal"
+	"github.com/taskpass/taskpass/broker/store"
+	"github.com/taskpass/taskpass/cmd/taskpass/config"
+	"github.com/taskpass/taskpass/migrations"
+	"github.com/taskpass/taskpass/openapi"
+	"github.com/taskpass/taskpass/providers"
+)
+
+// partitionsEvery is how often the audit record's partitions are looked after; they are made months ahead.
+const partitionsEvery = 6 * time.Hour
+
+// node is one broker process: everything that `serve` and `dev` run. Any number of them share one database.
+type node struct {
+	file    *config.File
+	logger  *slog.Logger
+	store   *store.Store
+	broker  *broker.Broker
+	callers *auth.Authenticator
+	server  *http.Server
+	schema  int64
+}
+
+// newNode opens everything and checks the database; it does not serve yet.
+func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *node, err error) {
+	url, err := file.Database.URL.Resolve()
+	if err != nil {
+		return nil, fmt.Errorf("database.url: %w", err)
+	}
+	keyset, err := file.Seal.Keyset.Resolve()
+	if err != nil {
+		return nil, fmt.Errorf("seal.keyset: %w", err)
+	}
+	sealer, err := seal.New(keyset)
+	if err != nil {
+		return nil, err
+	}
+	n = &node{file: file, logger: logger}
+	if n.schema, err = migrations.Latest(); err != nil {
+		return nil, err
+	}
+	n.store, err = store.Open(ctx, store.Config{
+		URL: url, MaxConns: int32(file.Database.MaxConnections), Logger: logger, //nolint:gosec // checked: at most 1000
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.store.Close()
+		}
+	}()
+	if err := n.store.Check(ctx, n.schema); err != nil {
+		return nil, err
+	}
+	profiles, err := file.Open(ctx, n.deps())
+	if err != nil {
+		return nil, err
+	}
+	watch := metrics.New(n.store)
+	n.broker, err = broker.New(broker.Config{
+		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles,
+		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.callers = auth.New(n.store, nil)
+	handler, err := openapi.New(openapi.Config{
+		Broker: n.broker, Audit: audit.NewLog(n.store.Pool()), Callers: n.callers, Logger: logger,
+		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
+		Metrics: watch.Handler(), Requests: watch.Request,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.server = &http.Server{
+		Handler: handler, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 90 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	return n, n.broker.ConfigLoaded(ctx, file.Fingerprint())
+}
+
+func (n *node) deps() providers.Deps {
+	return providers.Deps{Slots: n.store, Denials: n.store, Clock: time.Now, Logger: n.logger}
+}
+
+// serve answers on the listener and does due work until ctx ends; then it finishes what it began, within the
+// configuration's shutdown_timeout, and closes everything.
+func (n *node) serve(ctx context.Context, listener net.Listener) error {
+	defer n.store.Close()
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.broker.Run(background)
+	}()
+	go n.keepPartitions(background)
+	defer func() { stop(); <-done }()
+
+	if err := n.listenTLS(&listener); err != nil {
+		_ = listener.Close()
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- n.server.Serve(listener) }()
+	n.logger.Info("serving", "address", listener.Addr().String(), "profiles", len(n.file.Profiles))
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	n.logger.Info("stopping: finishing what was begun", "within", n.file.ShutdownTimeout.String())
+	grace, cancel := context.WithTimeout(background, n.file.ShutdownTimeout)
+	defer cancel()
+	if err := n.server.Shutdown(grace); err != nil {
+		return fmt.Errorf("some requests were cut off: %w", err)
+	}
+	return nil
+}
+
+func (n *node) listenTLS(listener *net.Listener) error {
+	if n.file.TLS == nil {
+		return nil
+	}
+	cfg, err := tlsConfig(n.file.TLS)
+	if err == nil {
+		*listener = tls.NewListener(*listener, cfg)
+	}
+	return err
+}
+
+func (n *node) keepPartitions(ctx context.Context) {
+	tick := time.NewTicker(partitionsEvery)
+	defer tick.Stop()
+	for {
+		if err := n.store.EnsurePartitions(ctx); err != nil && ctx.Err() == nil {
+			n.logger.Error("the audit record's partitions could not be looked after", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// reload puts the profiles of a new file into force, all or none. What the process was started with (addresses, the
+// database, TLS) stays as it is.
+func (n *node) reload(ctx context.Context, file *config.File) error {
+	profiles, err := file.Open(ctx, n.deps())
+	if err != nil {
+		return err
+	}
+	if err := n.broker.SetProfiles(profiles); err != nil {
+		return err
+	}
+	if err := n.broker.ConfigLoaded(ctx, file.Fingerprint()); err != nil {
+		return errors.Join(errors.New("the new profiles are in force, but that is not on the audit record"), err)
+	}
+	return nil
+}

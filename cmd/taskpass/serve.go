@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/taskpass/taskpass/cmd/taskpass/config"
+)
+
+type serveCmd struct {
+	Config string `required:"" type:"path" help:"The YAML file: see docs/examples/taskpass.yaml. SIGHUP reads its profiles anew."`
+}
+
+func (c *serveCmd) Run(e *env) error {
+	file, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	logger := newLogger(e.stderr, file.Log.Level)
+	n, err := newNode(e.ctx, file, logger)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", file.Listen)
+	if err != nil {
+		n.store.Close()
+		return err
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	ctx, cancel := context.WithCancel(e.ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		c.watch(ctx, n, hangup)
+	}()
+	defer func() { cancel(); <-watched }()
+	return n.serve(ctx, listener)
+}
+
+// watch reloads on each SIGHUP. A file with a fault changes nothing.
+func (c *serveCmd) watch(ctx context.Context, n *node, hangup <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		}
+		file, err := config.Load(c.Config)
+		if err == nil {
+			err = n.reload(ctx, file)
+		}
+		if err != nil {
+			n.logger.Error("not reloaded: the profiles are as before", "error", err)
+			continue
+		}
+		n.logger.Info("reloaded", "profiles", len(file.Profiles))
+	}
+}
+
+// tlsConfig reads the certificate, and the authority of the clients' if they must have one.
+func tlsConfig(t *config.TLS) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	cfg := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	if t.ClientCAFile == "" {
+		return cfg, nil
+	}
+	pem, err := os.ReadFile(t.ClientCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls.client_ca_file: %w", err)
+	}
+	cfg.ClientCAs = x509.NewCertPool()
+	if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
+		return nil, errors.New("tls.client_ca_file: holds no certificate")
+	}
+	cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	return cfg, nil
+}

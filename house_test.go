@@ -1,0 +1,290 @@
+// Package house_test holds the house in order: which package may import which, and
+// a few habits that a reader counts on. docs/architecture.md says why.
+package house_test
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/taskpass/taskpass"
+
+// A room is a folder whose packages may import each other freely. broker/* and
+// providers/* have one for each sub-folder; any other top-level folder is one.
+//
+// doors lists what else of ours a room may import. A trailing /* means every
+// sub-folder's room. Tests may import anything.
+var doors = map[string][]string{
+	"broker":       {}, // and of others' code only the standard library and a UUID library
+	"broker/*":     {"broker"},
+	"broker/store": {"broker", "audit"}, // state and event in one transaction
+	"providers":    {"broker", "providers/*"},
+	"providers/*":  {"broker"},
+	"audit":        {"broker"},
+	"migrations":   {"broker"},
+	"openapi":      {"broker", "audit"},
+	"docs":         {"openapi"}, // examples are clients
+	"cmd":          {"broker", "broker/*", "providers", "providers/sandbox", "audit", "migrations", "openapi"},
+}
+
+// shut lists what no room but its own may import outside tests, whatever doors say.
+var shut = map[string]string{
+	"broker/localpg/pgtest":  "is for tests",
+	"providers/providertest": "is for tests",
+}
+
+// brokerLibraries are the only modules the domain leans on.
+var brokerLibraries = []string{"github.com/google/uuid"}
+
+// roomOf names the room of a package path relative to the module.
+func roomOf(pkg string) string {
+	parts := strings.Split(pkg, "/")
+	if len(parts) > 1 && (parts[0] == "broker" || parts[0] == "providers") {
+		return parts[0] + "/" + parts[1]
+	}
+	return parts[0]
+}
+
+// trespasses returns what is wrong with the imports of non-test files, keyed by
+// import path, as sentences that say what to do.
+func trespasses(imports map[string][]string) []string {
+	var wrong []string
+	for _, path := range slices.Sorted(maps.Keys(imports)) {
+		pkg, ours := strings.CutPrefix(path, module+"/")
+		if !ours {
+			continue
+		}
+		room := roomOf(pkg)
+		open, known := doors[room]
+		if !known {
+			open, known = doors[filepath.Dir(room)+"/*"]
+		}
+		if !known {
+			wrong = append(wrong, pkg+": the house has no such room; put it into "+strings.Join(slices.Sorted(maps.Keys(doors)), ", "))
+			continue
+		}
+		for _, imported := range imports[path] {
+			if reason := refuse(pkg, room, open, imported); reason != "" {
+				wrong = append(wrong, pkg+" imports "+strings.TrimPrefix(imported, module+"/")+": "+reason)
+			}
+		}
+	}
+	return wrong
+}
+
+// refuse says why a package of a room may not have an import, or "".
+func refuse(pkg, room string, open []string, imported string) string {
+	target, ours := strings.CutPrefix(imported, module+"/")
+	if !ours {
+		first, _, _ := strings.Cut(imported, "/")
+		if pkg == "broker" && strings.Contains(first, ".") && !slices.Contains(brokerLibraries, imported) {
+			return "the domain imports the standard library and " + strings.Join(brokerLibraries, ", ") + " only"
+		}
+		return ""
+	}
+	to := roomOf(target)
+	if why, ok := shut[target]; ok && to != room {
+		return target + " " + why
+	}
+	if why, ok := shut[to]; ok && to != room {
+		return to + " " + why
+	}
+	if to == room || slices.Contains(open, to) {
+		return ""
+	}
+	if to != "providers/sandbox" && slices.Contains(open, filepath.Dir(to)+"/*") {
+		return ""
+	}
+	switch {
+	case to == "providers/sandbox":
+		return "only cmd and tests name the sandbox: it must never be a default"
+	case strings.HasPrefix(to, "providers/"):
+		return "only providers.Open names a concrete provider"
+	case filepath.Dir(room) == filepath.Dir(to) && strings.Contains(to, "/"):
+		return "siblings never import each other; declare the interface you need and let cmd wire it"
+	}
+	if len(open) == 0 {
+		return room + " imports nothing of ours"
+	}
+	return "imports run one way; of ours, " + room + " may import " + strings.Join(open, ", ")
+}
+
+func TestImportsRunOneWay(t *testing.T) {
+	t.Parallel()
+	// -e: what does not compile is for the compiler to say.
+	cmd := exec.Command("go", "list", "-e", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &stderr)
+	}
+	imports := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		if words := strings.Fields(line); len(words) > 0 {
+			imports[words[0]] = words[1:]
+		}
+	}
+	if len(imports) < 2 {
+		t.Fatalf("go list found only %v", imports)
+	}
+	for _, wrong := range trespasses(imports) {
+		t.Error(wrong)
+	}
+}
+
+// The rules above are worth what they refuse.
+func TestTrespassesAreSeen(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ from, to, want string }{ // want "" is allowed
+		{"broker", "context", ""},
+		{"broker", "github.com/google/uuid", ""},
+		{"broker", "github.com/jackc/pgx/v5", "standard library"},
+		{"broker", "golang.org/x/sync/errgroup", "standard library"},
+		{"broker", "./broker/policy", "imports nothing of ours"},
+		{"broker", "./audit", "imports nothing of ours"},
+		{"broker/policy", "./broker", ""},
+		{"broker/policy", "go.yaml.in/yaml/v4", ""},
+		{"broker/policy", "./broker/auth", "siblings"},
+		{"broker/policy", "./audit", "one way"},
+		{"broker/store", "./audit", ""},
+		{"broker/store", "./audit/console", ""},
+		{"broker/store", "./broker/store/db", ""},
+		{"broker/store/db", "./broker/seal", "siblings"},
+		{"broker/store", "./broker/seal", "siblings"},
+		{"broker/seal", "./broker/store/db", "siblings"},
+		{"broker/auth", "./openapi", "one way"},
+		{"broker/store", "./broker/localpg/pgtest", "for tests"},
+		{"broker/localpg/pgtest", "./broker/localpg", ""},
+		{"audit", "./broker", ""},
+		{"audit/console", "./audit", ""},
+		{"audit", "./broker/store", "one way"},
+		{"audit/console", "./openapi", "one way"},
+		{"providers", "./providers/aws", ""},
+		{"providers", "./providers/sandbox", "sandbox"},
+		{"providers", "./broker/seal", "one way"},
+		{"providers/aws", "./broker", ""},
+		{"providers/aws", "./providers/gcp", "providers.Open"},
+		{"providers/aws", "./providers/sandbox/aws", "sandbox"},
+		{"providers/aws", "./providers", "one way"},
+		{"providers/aws", "./broker/seal", "one way"},
+		{"providers/aws", "./providers/providertest", "for tests"},
+		{"providers/providertest", "./broker", ""},
+		{"providers/sandbox", "./providers/sandbox/aws", ""},
+		{"providers/sandbox/aws", "./providers/sandbox/model", ""},
+		{"openapi", "./broker", ""},
+		{"openapi", "./audit", ""},
+		{"openapi", "./audit/console", ""},
+		{"openapi", "./broker/policy", "one way"},
+		{"openapi", "./providers", "one way"},
+		{"openapi", "./cmd/taskpass", "one way"},
+		{"migrations", "./broker", ""},
+		{"migrations", "./broker/store", "one way"},
+		{"docs/examples/client", "./openapi", ""},
+		{"docs/examples/client", "./broker", "one way"},
+		{"cmd/taskpass", "./broker/store", ""},
+		{"cmd/taskpass", "./providers", ""},
+		{"cmd/taskpass", "./providers/sandbox/aws", ""},
+		{"cmd/taskpass", "./providers/aws", "providers.Open"},
+		{"cmd/taskpass", "./broker/localpg/pgtest", "for tests"},
+		{"internal/util", "fmt", "no such room"},
+		{"pkg", "fmt", "no such room"},
+	} {
+		to := c.to
+		if rest, ours := strings.CutPrefix(to, "./"); ours {
+			to = module + "/" + rest
+		}
+		got := strings.Join(trespasses(map[string][]string{module + "/" + c.from: {to}}), "; ")
+		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s imports %s: got %q, want %q", c.from, c.to, got, c.want)
+		}
+	}
+}
+
+const maxLines = 400
+
+var (
+	generated = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
+	leftOver  = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
+	sleeps    = regexp.MustCompile(`\btime\.Sleep\(`)
+)
+
+// disorder returns what is wrong with one Go file that is no test.
+func disorder(name string, source []byte) []string {
+	if generated.Match(source) {
+		return nil
+	}
+	var wrong []string
+	if n := bytes.Count(source, []byte("\n")); n > maxLines {
+		wrong = append(wrong, fmt.Sprintf("%s: %d lines, more than %d: split it by what it decides", name, n, maxLines))
+	}
+	n := 0
+	for line := range bytes.Lines(source) {
+		n++
+		if leftOver.Match(line) {
+			wrong = append(wrong, fmt.Sprintf("%s:%d: do it, or open an issue", name, n))
+		}
+		if sleeps.Match(line) {
+			wrong = append(wrong, fmt.Sprintf("%s:%d: wait for an event, a context or a ticker, never a while", name, n))
+		}
+	}
+	return wrong
+}
+
+func TestFilesAreInOrder(t *testing.T) {
+	t.Parallel()
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		if entry.IsDir() {
+			if path != "." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "node_modules" || path == "bin") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, wrong := range disorder(path, source) {
+			t.Error(wrong)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDisorderIsSeen(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("var _ = 1\n", maxLines+1)
+	for _, c := range []struct {
+		source string
+		want   int
+	}{
+		{"package a\n", 0},
+		{long, 1},
+		{"// Code generated by x. DO NOT EDIT.\n" + long, 0},
+		{"package a\n// TO" + "DO(me): later\nfunc f() { time.Sleep(1) }\n", 2},
+		{"package a\nvar ctx = context.TO" + "DO()\n", 1},
+	} {
+		if got := disorder("a.go", []byte(c.source)); len(got) != c.want {
+			t.Errorf("%.60q: got %q, want %d", c.source, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,156 @@
+// Package migrations holds the schema, as goose migrations that only go forward, and applies them.
+//
+// It decides who owns what: a role that owns the schema and cannot log in (taskpass_owner), and a role for the service
+// (taskpass_service) that can neither delete nor alter an event. Each migration is safe while the version before it
+// still serves.
+package migrations
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+//go:embed *.sql
+var files embed.FS
+
+// The roles of a database. They belong to the whole PostgreSQL cluster, so two installations on one share them.
+const (
+	OwnerRole   = "taskpass_owner"
+	ServiceRole = "taskpass_service"
+)
+
+// Login is the account the service connects as: a member of ServiceRole. An empty Name makes none.
+type Login struct {
+	Name     string
+	Password broker.Secret // empty: none, for servers that authenticate by other means
+}
+
+// Up brings the database at url to this build's schema: roles first, then each migration as OwnerRole. The connection
+// must be direct (not through a transaction-pooling proxy), by a role that may create roles. Any number of processes may
+// run it at once; one does the work.
+func Up(ctx context.Context, url string, login Login) error {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return errors.New("the database URL is not valid") // the parser's error may quote the password
+	}
+	if err := roles(ctx, cfg, login); err != nil {
+		return fmt.Errorf("setting up roles: %w", err)
+	}
+	cfg.RuntimeParams["role"] = OwnerRole
+	db := stdlib.OpenDB(*cfg)
+	defer func() { _ = db.Close() }()
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	if err != nil {
+		return err
+	}
+	if _, err = provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrating: %w", err)
+	}
+	_, err = db.ExecContext(ctx, "GRANT SELECT ON goose_db_version TO "+ServiceRole)
+	return err
+}
+
+// Latest is the version that this build's code expects of the schema.
+func Latest() (int64, error) {
+	provider, err := goose.NewProvider(goose.DialectPostgres, &sql.DB{}, files)
+	if err != nil {
+		return 0, err
+	}
+	sources := provider.ListSources()
+	return sources[len(sources)-1].Version, nil
+}
+
+// roles makes what is missing, and lets OwnerRole create in the database.
+func roles(ctx context.Context, cfg *pgx.ConnConfig, login Login) error {
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for _, role := range []string{OwnerRole, ServiceRole} {
+		if err := create(ctx, conn, "CREATE ROLE "+role+" NOLOGIN"); err != nil {
+			return err
+		}
+	}
+	statements := []string{
+		"GRANT " + OwnerRole + " TO CURRENT_USER",
+		"GRANT CREATE, USAGE ON SCHEMA public TO " + OwnerRole,
+	}
+	if login.Name != "" {
+		name := pgx.Identifier{login.Name}.Sanitize()
+		if err := create(ctx, conn, "CREATE ROLE "+name+" LOGIN"); err != nil {
+			return err
+		}
+		statements = append(statements, "GRANT "+ServiceRole+" TO "+name)
+		if !login.Password.Empty() {
+			statement, err := alterPassword(name, login.Password)
+			if err != nil {
+				return err
+			}
+			statements = append(statements, statement)
+		}
+	}
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil && !racing(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// alterPassword sends the password's SCRAM verifier (RFC 5803) and not the password, so that no log of the server's can
+// hold it (P7).
+func alterPassword(name string, password broker.Secret) (string, error) {
+	const iterations = 4096 // PostgreSQL's own default
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // never fails: see crypto/rand
+	salted, err := pbkdf2.Key(sha256.New, password.Reveal(), salt, iterations, sha256.Size)
+	if err != nil {
+		return "", fmt.Errorf("deriving the login's verifier: %w", err)
+	}
+	mac := func(text string) []byte {
+		h := hmac.New(sha256.New, salted)
+		h.Write([]byte(text))
+		return h.Sum(nil)
+	}
+	stored := sha256.Sum256(mac("Client Key"))
+	b64 := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("ALTER ROLE %s PASSWORD 'SCRAM-SHA-256$%d:%s$%s:%s'",
+		name, iterations, b64(salt), b64(stored[:]), b64(mac("Server Key"))), nil
+}
+
+// create runs a CREATE ROLE; that the role exists already is fine.
+func create(ctx context.Context, conn *pgx.Conn, statement string) error {
+	_, err := conn.Exec(ctx, statement)
+	if racing(err) {
+		return nil
+	}
+	return err
+}
+
+// racing tells whether another process did the same at the same moment: duplicate_object, unique_violation, or
+// "tuple concurrently updated" (internal_error) from two GRANTs of the same thing.
+func racing(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "42710" || pg.Code == "23505" || pg.Code == "XX000")
+}

@@ -1,0 +1,133 @@
+package openapi
+
+import (
+	"context"
+	"encoding/base64"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+const defaultPage = 100
+
+// IssueCredential implements StrictServerInterface.
+func (s *server) IssueCredential(ctx context.Context, r IssueCredentialRequestObject) (IssueCredentialResponseObject, error) {
+	issued, err := s.Broker.Issue(ctx, *callerOf(ctx), broker.Request{
+		TaskID: r.Body.TaskID, AgentID: r.Body.AgentID, Profile: r.Body.Profile, Scopes: r.Body.Scopes,
+		TTL: time.Duration(r.Body.TTLSeconds) * time.Second, Metadata: r.Body.Metadata,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return IssueCredential201JSONResponse(s.issued(issued)), nil
+}
+
+// GetCredential implements StrictServerInterface.
+func (s *server) GetCredential(ctx context.Context, r GetCredentialRequestObject) (GetCredentialResponseObject, error) {
+	c, err := s.Broker.Find(ctx, *callerOf(ctx), broker.CredentialID(r.ID))
+	if err != nil {
+		return nil, err
+	}
+	return GetCredential200JSONResponse(s.credential(c)), nil
+}
+
+// ListCredentials implements StrictServerInterface.
+func (s *server) ListCredentials(ctx context.Context, r ListCredentialsRequestObject) (ListCredentialsResponseObject, error) {
+	p := r.Params
+	limit := p.Limit
+	if limit == 0 {
+		limit = defaultPage
+	}
+	before, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+	if err != nil || len(before) > 0 && !broker.ValidID(string(before)) {
+		return nil, invalid(broker.Fault{Pointer: "/query/cursor", Reason: "is not a cursor that this API gave"})
+	}
+	list, err := s.Broker.List(ctx, *callerOf(ctx), broker.Filter{
+		TaskID: p.TaskID, AgentID: p.AgentID, Profile: p.Profile, State: broker.State(p.Status),
+		Before: broker.CredentialID(before), Limit: limit + 1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	page := ListCredentials200JSONResponse{Credentials: make([]Credential, 0, len(list))}
+	if len(list) > limit {
+		list = list[:limit]
+		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(list[limit-1].ID))
+	}
+	for _, c := range list {
+		page.Credentials = append(page.Credentials, s.credential(c))
+	}
+	return page, nil
+}
+
+// RevokeCredential implements StrictServerInterface.
+func (s *server) RevokeCredential(ctx context.Context, r RevokeCredentialRequestObject) (RevokeCredentialResponseObject, error) {
+	reason := ""
+	if r.Body != nil {
+		reason = r.Body.Reason
+	}
+	c, err := s.Broker.Revoke(ctx, *callerOf(ctx), broker.CredentialID(r.ID), reason)
+	if err != nil {
+		return nil, err
+	}
+	if c.Version.State.Ended() || c.Version.Revocation.Result == broker.ResultExpires {
+		return RevokeCredential200JSONResponse(s.credential(c)), nil
+	}
+	return RevokeCredential202JSONResponse(s.credential(c)), nil
+}
+
+// ListProfiles implements StrictServerInterface.
+func (s *server) ListProfiles(ctx context.Context, _ ListProfilesRequestObject) (ListProfilesResponseObject, error) {
+	out := ListProfiles200JSONResponse{Profiles: []Profile{}}
+	for _, p := range s.Broker.ProfilesFor(*callerOf(ctx)) {
+		caps := p.Upstream.Capabilities()
+		out.Profiles = append(out.Profiles, Profile{
+			Name: p.Name, Provider: p.Provider, Scopes: p.Scopes,
+			TTLSeconds: Profile_TTLSeconds{Default: p.DefaultTTL.Seconds(), Min: p.MinTTL.Seconds(), Max: p.MaxTTL.Seconds()},
+			Capabilities: Profile_Capabilities{
+				SelfExpires: caps.SelfExpires, Revoke: ProfileCapabilitiesRevoke(caps.Revoke),
+				RevokeLagSeconds: caps.RevokeLag.Seconds(), Disclosed: caps.Disclosed,
+			},
+		})
+	}
+	return out, nil
+}
+
+func (s *server) credential(c broker.Credential) Credential {
+	v := c.Version
+	caps := s.Broker.Capabilities(c.Profile)
+	trace := v.Trace
+	if trace == nil {
+		trace = map[string]string{}
+	}
+	return Credential{
+		ID: string(c.ID), Version: v.Number, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
+		Scopes: c.Scopes, Metadata: c.Metadata, Status: Status(v.State),
+		IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt, RefreshAfter: broker.RefreshAfter(v.IssuedAt, v.ExpiresAt),
+		UpstreamExpiresAt: v.UpstreamExpiresAt, EndedAt: v.EndedAt, Cause: string(v.Cause), Reason: v.Reason, Trace: trace,
+		Revocation: Revocation{
+			Mode: RevocationMode(caps.Revoke), LagSeconds: caps.RevokeLag.Seconds(),
+			Result: RevocationResult(v.Revocation.Result), EffectiveAt: v.Revocation.EffectiveAt,
+			Basis: v.Revocation.Basis, LastError: string(v.LastError),
+		},
+	}
+}
+
+// issued is the one place where a secret goes into an answer.
+func (s *server) issued(i broker.Issued) IssuedCredential {
+	c := s.credential(i.Credential)
+	return IssuedCredential{
+		ID: c.ID, Version: c.Version, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
+		Scopes: c.Scopes, Metadata: c.Metadata, Status: c.Status, IssuedAt: c.IssuedAt, ExpiresAt: c.ExpiresAt,
+		RefreshAfter: c.RefreshAfter, UpstreamExpiresAt: c.UpstreamExpiresAt, Revocation: c.Revocation, Trace: c.Trace,
+		Secret: Secret{Type: i.Secret.Type, Fields: reveal(i.Secret.Fields), Env: reveal(i.Secret.Env)},
+	}
+}
+
+func reveal(m map[string]broker.Secret) map[string]string {
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[k] = v.Reveal()
+	}
+	return out
+}

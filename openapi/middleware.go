@@ -1,0 +1,129 @@
+package openapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/google/uuid"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+type callerKey struct{}
+
+// callerOf is the request's caller: with only its request id and address until authenticate has run.
+func callerOf(ctx context.Context) *broker.Caller {
+	if c, ok := ctx.Value(callerKey{}).(*broker.Caller); ok {
+		return c
+	}
+	return &broker.Caller{}
+}
+
+// identify gives each request an id, the client's own if it has an id's form, and the answer bears it.
+func identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if !broker.ValidID(id) {
+			id = uuid.NewString()
+		}
+		w.Header().Set("X-Request-Id", id)
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			host = ""
+		}
+		ctx := context.WithValue(r.Context(), callerKey{}, &broker.Caller{RequestID: id, Addr: host})
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// observe logs and counts each request by its route. The path and the query are not logged: anything may stand there.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			route := chi.RouteContext(r.Context()).RoutePattern()
+			took := time.Since(start)
+			if s.Requests != nil {
+				s.Requests(route, r.Method, ww.Status(), took)
+			}
+			caller := callerOf(r.Context())
+			s.Logger.InfoContext(r.Context(), "request", "method", r.Method, "route", route, "status", ww.Status(),
+				"ms", took.Milliseconds(), "bytes", ww.BytesWritten(), "request_id", caller.RequestID, "caller", caller.Name)
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+// recoverPanic answers `unavailable`. The panic's value is not logged, for it may hold a secret (P7); its type and the
+// stack, in which Go prints only addresses, are.
+func (s *server) recoverPanic(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			s.Logger.ErrorContext(r.Context(), "panic", "type", fmt.Sprintf("%T", v), "stack", framesOnly(debug.Stack()),
+				"request_id", callerOf(r.Context()).RequestID)
+			s.problem(w, r, broker.Errorf(broker.CodeUnavailable, "the broker failed unexpectedly"))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// framesOnly keeps the stack's places and drops the lines that name functions with their arguments, and the first line
+// of a panic, which quotes its value.
+func framesOnly(stack []byte) []string {
+	var places []string
+	for line := range strings.Lines(string(stack)) {
+		if place, ok := strings.CutPrefix(line, "\t"); ok {
+			places = append(places, strings.TrimSpace(place))
+		}
+	}
+	return places
+}
+
+func limitBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func noStore(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			token = ""
+		}
+		found, err := s.Callers.Authenticate(r.Context(), strings.TrimSpace(token))
+		if err != nil {
+			if errors.Is(err, context.Canceled) {
+				err = broker.Errorf(broker.CodeUnavailable, "the request was given up")
+			}
+			s.problem(w, r, err)
+			return
+		}
+		caller := callerOf(r.Context())
+		found.RequestID, found.Addr = caller.RequestID, caller.Addr
+		*caller = found
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,101 @@
+package openapi
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/broker"
+)
+
+//go:embed openapi.yaml
+var document []byte
+
+// MaxBody is the largest request body, in bytes: far above what any call of the contract needs.
+const MaxBody = 64 << 10
+
+// Authenticator finds out whose token it is; an error is an *broker.Error.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (broker.Caller, error)
+}
+
+// Config is what the handler serves. All fields but Metrics and Requests are required.
+type Config struct {
+	Broker  *broker.Broker
+	Audit   *audit.Log
+	Callers Authenticator
+	Ready   func(context.Context) error // why the service should get no traffic; nil when it should
+	Logger  *slog.Logger
+
+	Metrics  http.Handler                                               // serves /metrics; nil: there is none
+	Requests func(route, method string, status int, took time.Duration) // is told of each request; nil: nobody is
+}
+
+// server implements StrictServerInterface.
+type server struct{ Config }
+
+// New makes the handler of the whole HTTP contract.
+func New(cfg Config) (http.Handler, error) {
+	if cfg.Broker == nil || cfg.Audit == nil || cfg.Callers == nil || cfg.Ready == nil || cfg.Logger == nil {
+		return nil, errors.New("openapi: Broker, Audit, Callers, Ready and Logger are required")
+	}
+	spec, err := openapi3.NewLoader().LoadFromData(document)
+	if err != nil {
+		return nil, fmt.Errorf("reading the contract: %w", err)
+	}
+	s := &server{cfg}
+	r := chi.NewRouter()
+	r.Use(identify, s.observe, s.recoverPanic, limitBody)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.problem(w, r, broker.Errorf(broker.CodeNotFound, "there is no such call"))
+	})
+	r.MethodNotAllowed(r.NotFoundHandler())
+	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	r.Get("/readyz", s.readyz)
+	r.Get("/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(document)
+	})
+	if cfg.Metrics != nil {
+		r.Method(http.MethodGet, "/metrics", cfg.Metrics)
+	}
+	// The middlewares of With run after routing, so they know which operation it is.
+	HandlerWithOptions(NewStrictHandlerWithOptions(s, nil, StrictHTTPServerOptions{
+		RequestErrorHandlerFunc: s.badRequest, ResponseErrorHandlerFunc: s.problem,
+	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, s.validate(spec)), ErrorHandlerFunc: s.badRequest})
+	return r, nil
+}
+
+func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
+	if err := s.Ready(r.Context()); err != nil {
+		s.Logger.WarnContext(r.Context(), "not ready", "error", err)
+		s.problem(w, r, broker.Errorf(broker.CodeUnavailable, "not ready to serve").Because(err))
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+// badRequest answers what the generated binding could not read. The validation before it leaves it next to nothing.
+func (s *server) badRequest(w http.ResponseWriter, r *http.Request, err error) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		s.problem(w, r, tooLarge())
+		return
+	}
+	s.problem(w, r, invalid(broker.Fault{Pointer: "", Reason: "cannot be read"}))
+}
+
+func tooLarge() *broker.Error {
+	return broker.Errorf(broker.CodePayloadTooLarge, "the body exceeds %d bytes", MaxBody)
+}
+
+func invalid(faults ...broker.Fault) *broker.Error {
+	return &broker.Error{Code: broker.CodeInvalidRequest, Message: "the request is not valid", Faults: faults}
+}

@@ -1,0 +1,130 @@
+package openapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// validate holds each request against the contract: parameters, media type, body. chi has found the operation already,
+// so its route's pattern is the contract's path.
+func (s *server) validate(spec *openapi3.T) func(http.Handler) http.Handler {
+	options := &openapi3filter.Options{
+		MultiError:         true,
+		AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, // authenticate did it
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			route := chi.RouteContext(r.Context())
+			pattern := route.RoutePattern()
+			item := spec.Paths.Value(pattern)
+			params := make(map[string]string, len(route.URLParams.Keys))
+			for i, key := range route.URLParams.Keys {
+				params[key] = route.URLParams.Values[i]
+			}
+			err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
+				Request: r, PathParams: params, Options: options,
+				Route: &routers.Route{Spec: spec, Path: pattern, PathItem: item, Method: r.Method, Operation: item.GetOperation(r.Method)},
+			})
+			if err != nil {
+				s.problem(w, r, invalidBy(err))
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+func invalidBy(err error) error {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge()
+	}
+	var faults []broker.Fault
+	collect(err, "", &faults)
+	return invalid(faults...)
+}
+
+// collect walks the validator's tree of errors. Pointers begin with the part of the request: none for the body, "query"
+// or "path" for parameters.
+func collect(err error, at string, faults *[]broker.Fault) {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself, one kind of node at a time
+	case openapi3.MultiError:
+		for _, inner := range e {
+			collect(inner, at, faults)
+		}
+	case *openapi3filter.RequestError:
+		if e.Parameter != nil {
+			at = "/" + e.Parameter.In + "/" + e.Parameter.Name
+		}
+		if e.Err == nil {
+			*faults = append(*faults, broker.Fault{Pointer: at, Reason: "is missing, or of another media type than application/json"})
+			return
+		}
+		collect(e.Err, at, faults)
+	case *openapi3.SchemaError:
+		*faults = append(*faults, broker.Fault{Pointer: at + pointer(e), Reason: reason(e)})
+	default:
+		*faults = append(*faults, broker.Fault{Pointer: at, Reason: "is missing or cannot be read"})
+	}
+}
+
+func pointer(e *openapi3.SchemaError) string {
+	if e.SchemaField == "properties" || e.SchemaField == "additionalProperties" {
+		return "" // the last part is the client's own word
+	}
+	path := e.JSONPointer()
+	if len(path) == 0 {
+		return ""
+	}
+	return "/" + strings.Join(path, "/")
+}
+
+// reason is our own text for a broken rule of the contract; the validator's may quote the value.
+func reason(e *openapi3.SchemaError) string {
+	schema := e.Schema
+	switch e.SchemaField {
+	case "required":
+		return "is missing"
+	case "properties", "additionalProperties":
+		return "has a field that is not in the contract"
+	case "type":
+		return "is not of the right type"
+	case "pattern":
+		return "does not match " + schema.Pattern
+	case "format":
+		return "is not of the format " + schema.Format
+	case "enum":
+		return fmt.Sprintf("is not one of %v", schema.Enum)
+	case "minLength", "maxLength":
+		return bounds("its length", uint64(schema.MinLength), schema.MaxLength)
+	case "minItems", "maxItems":
+		return bounds("its number of items", uint64(schema.MinItems), schema.MaxItems)
+	case "maxProperties", "minProperties":
+		return bounds("its number of entries", uint64(schema.MinProps), schema.MaxProps)
+	case "minimum", "maximum":
+		return fmt.Sprintf("is not between %g and %g", deref(schema.Min), deref(schema.Max))
+	}
+	return "does not fit the contract"
+}
+
+func bounds(what string, least uint64, most *uint64) string {
+	if most == nil {
+		return fmt.Sprintf("%s is below %d", what, least)
+	}
+	return fmt.Sprintf("%s is not between %d and %d", what, least, *most)
+}
+
+func deref(f *float64) float64 {
+	if f == nil {
+		return 0
+	}
+	return *f
+}

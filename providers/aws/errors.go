@@ -1,0 +1,125 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/smithy-go"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// throttlePause is what a caller is told to wait when AWS says only that the rate was exceeded: its quotas refill by the
+// second.
+const throttlePause = 2 * time.Second
+
+// notMinted adds broker.ErrNotMinted to an error's chain without adding to its text.
+type notMinted struct{}
+
+func (notMinted) Error() string { return "" }
+func (notMinted) Unwrap() error { return broker.ErrNotMinted }
+
+// watchSending tells afterwards whether any of a request was written to the wire. What was never sent was never minted.
+func watchSending(ctx context.Context) (context.Context, func() bool) {
+	var sent atomic.Bool
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaderField: func(string, []string) { sent.Store(true) },
+	}), sent.Load
+}
+
+// vendorError is what is kept of AWS's answer: its code, status and request id. Never its message, which may quote the
+// policy, an account's names, or whatever a proxy put there (P7).
+type vendorError struct {
+	code      string
+	status    int
+	requestID string
+}
+
+func (e vendorError) Error() string {
+	return fmt.Sprintf("AWS answered %d %s (request %s)", e.status, e.code, e.requestID)
+}
+
+func readVendorError(err error) (vendorError, bool) {
+	v := vendorError{code: "without a code"}
+	if api, ok := errors.AsType[smithy.APIError](err); ok && plain(api.ErrorCode()) {
+		v.code = api.ErrorCode()
+	}
+	if response, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+		v.status = response.HTTPStatusCode()
+		if plain(response.RequestID) {
+			v.requestID = response.RequestID
+		}
+		return v, true
+	}
+	return v, false
+}
+
+// plain tells whether a field of an answer has the form of a code or an id, so that it may be logged.
+func plain(s string) bool { return broker.ValidID(s) && len(s) <= 64 }
+
+// mintError says what a failed AssumeRole means: for the caller, and for the ledger.
+func mintError(err error, sent bool, role string) error {
+	e := vendorMeaning(err, role)
+	v, answered := readVendorError(err)
+	// A definite refusal, or nothing sent: nothing was minted. All else may have been.
+	if !sent || answered && v.status >= 400 && v.status < 500 {
+		return fmt.Errorf("%w%w", notMinted{}, e)
+	}
+	return e
+}
+
+// vendorMeaning maps an answer of STS or IAM to our codes. Servers that give no code are told by their status.
+func vendorMeaning(err error, role string) *broker.Error {
+	v, answered := readVendorError(err)
+	switch {
+	case !answered && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+		return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(context.DeadlineExceeded)
+	case !answered:
+		return broker.Errorf(broker.CodeUpstreamError, "AWS could not be reached, or its answer could not be read").Because(errUnread)
+	}
+	refused := func(format string, args ...any) *broker.Error {
+		return broker.Errorf(broker.CodeUpstreamRefused, format, args...).Because(v)
+	}
+	switch v.code {
+	case "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException":
+		return throttled(v)
+	case "MalformedPolicyDocument":
+		return refused("AWS finds the session policy malformed: the operator should check the statements of these scopes")
+	case "PackedPolicyTooLarge":
+		return refused("the session policy and tags together are too large for AWS: ask for fewer scopes, or have the operator shorten tags")
+	case "RegionDisabled", "RegionDisabledException":
+		return refused("STS is not active in this profile's region: the operator should activate it or choose another")
+	case "ExpiredToken", "ExpiredTokenException":
+		return refused("the broker's own AWS credentials have expired")
+	case "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException":
+		return refused("AWS does not accept the broker's own credentials")
+	case "ValidationError":
+		return refused("AWS refuses the request's form; most often the TTL exceeds the role's maximum session duration")
+	case "LimitExceeded", "LimitExceededException":
+		return refused("the role's inline policies are full")
+	case "NoSuchEntity", "NoSuchEntityException":
+		return refused("the role %s does not exist", role)
+	}
+	switch {
+	case v.status == 429:
+		return throttled(v)
+	case v.status == 401 || v.status == 403:
+		return refused("the role %s does not let the broker in: check its trust policy (sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity, external id) and the broker's own permissions", role)
+	case v.status >= 500:
+		return broker.Errorf(broker.CodeUpstreamError, "AWS failed").Because(v)
+	}
+	return refused("AWS refused the request")
+}
+
+func throttled(v vendorError) *broker.Error {
+	e := broker.Errorf(broker.CodeUpstreamThrottled, "AWS is throttling this account and region").Because(v)
+	e.RetryAfter = throttlePause
+	return e
+}
+
+var errUnread = errors.New("no readable answer")

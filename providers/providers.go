@@ -1,0 +1,104 @@
+// Package providers opens a profile's provider by its name. It is the only place that names concrete providers.
+package providers
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/aws"
+	"github.com/taskpass/taskpass/providers/pool"
+)
+
+// Config holds the sections of a profile that belong to providers; just the one of the profile's provider is set.
+type Config struct {
+	AWS  *aws.Config  `yaml:"aws"`
+	Pool *pool.Config `yaml:"pool"`
+}
+
+// Names lists the providers, sorted. The section of a profile bears the same name.
+func Names() []string { return []string{"aws", "pool"} }
+
+// section is what every provider's configuration can tell without I/O.
+type section interface {
+	Check() []broker.Fault
+	ScopeNames() []string
+}
+
+func (c Config) section(name string) (section, error) {
+	sections := map[string]section{}
+	if c.AWS != nil {
+		sections["aws"] = c.AWS
+	}
+	if c.Pool != nil {
+		sections["pool"] = c.Pool
+	}
+	s, ok := sections[name]
+	if !ok {
+		return nil, fmt.Errorf("the section %s is missing", name)
+	}
+	if len(sections) > 1 {
+		return nil, fmt.Errorf("only the section %s belongs here", name)
+	}
+	return s, nil
+}
+
+// Check returns all that is wrong with the section of the named provider. Pointers begin with the section's name.
+func (c Config) Check(name string) []broker.Fault {
+	s, err := c.section(name)
+	if err != nil {
+		return []broker.Fault{{Pointer: "", Reason: err.Error()}}
+	}
+	faults := s.Check()
+	for i := range faults {
+		faults[i].Pointer = name + "." + faults[i].Pointer
+	}
+	return faults
+}
+
+// ScopeNames lists the scopes that the named provider's section defines.
+func (c Config) ScopeNames(name string) []string {
+	s, err := c.section(name)
+	if err != nil {
+		return nil
+	}
+	return s.ScopeNames()
+}
+
+// Promise is what a provider promises in one of the ways it can be configured.
+type Promise struct {
+	Provider, How string
+	broker.Capabilities
+}
+
+// Promises lists all providers' promises. The README's table is made of it.
+func Promises() []Promise {
+	return []Promise{
+		{"aws", "`revocation.mode: deny`", aws.Config{}.Capabilities()},
+		{"aws", "`revocation.mode: none`", aws.Config{Revocation: aws.Revocation{Mode: "none"}}.Capabilities()},
+		{"pool", "`disclosed: accept`", pool.Config{Disclosed: "accept"}.Capabilities()},
+	}
+}
+
+// Deps is what providers need of the broker's house. All are required.
+type Deps struct {
+	Slots   broker.Slots
+	Denials broker.Denials
+	Clock   func() time.Time
+	Logger  *slog.Logger
+}
+
+// Open makes the named provider for one profile. The configuration must have passed Check.
+func Open(ctx context.Context, name string, c Config, deps Deps) (broker.Provider, error) {
+	if faults := c.Check(name); len(faults) > 0 {
+		return nil, fmt.Errorf("%s %s", faults[0].Pointer, faults[0].Reason)
+	}
+	switch name {
+	case "aws":
+		return aws.New(ctx, *c.AWS, aws.Deps{Denials: deps.Denials, Clock: deps.Clock, Logger: deps.Logger})
+	default:
+		return pool.New(*c.Pool, deps.Slots, deps.Clock)
+	}
+}

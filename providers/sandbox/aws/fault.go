@@ -1,0 +1,188 @@
+package aws
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// FaultKind is what goes wrong.
+type FaultKind int
+
+// The kinds of fault. All but DropReply and SlowReply happen instead of the work.
+const (
+	// Throttle answers 400 Throttling "Rate exceeded" (S3: 503 SlowDown).
+	Throttle FaultKind = iota + 1
+	// AccessDenied answers 403 AccessDenied.
+	AccessDenied
+	// ServerError answers 500, with Body verbatim if there is one.
+	ServerError
+	// DropReply does the work and closes the connection without a byte: a lost reply.
+	// Note that Go's HTTP client sends a GET again by itself after that.
+	DropReply
+	// Hang answers nothing until the client goes away or the server closes.
+	Hang
+	// SlowReply does the work, waits Delay of real time, then answers.
+	SlowReply
+)
+
+// String names the kind.
+func (k FaultKind) String() string {
+	names := [...]string{"", "Throttle", "AccessDenied", "ServerError", "DropReply", "Hang", "SlowReply"}
+	if k < 1 || int(k) >= len(names) {
+		return fmt.Sprintf("FaultKind(%d)", int(k))
+	}
+	return names[k]
+}
+
+// Fault is something that goes wrong with calls that were signed properly.
+type Fault struct {
+	// Action is the call it is for: "AssumeRole", "PutRolePolicy", "GetObject" …
+	// Empty: any.
+	Action string
+	// Kind is required.
+	Kind FaultKind
+	// Message replaces the vendor's message (Throttle, AccessDenied, ServerError).
+	Message string
+	// Body, for ServerError, is sent as it is instead of the vendor's XML.
+	Body string
+	// Delay is for SlowReply.
+	Delay time.Duration
+	// Times is how many calls it befalls. Zero: one. Negative: all, until ClearFaults.
+	Times int
+}
+
+// faults is a queue: a call takes the oldest fault that is for it.
+type faults struct {
+	mu    sync.Mutex
+	queue []Fault
+}
+
+// Inject queues a fault. It panics on a kind that does not exist: only tests call it.
+func (s *Server) Inject(f Fault) {
+	if f.Kind < Throttle || f.Kind > SlowReply {
+		panic("sandbox aws: no such fault: " + f.Kind.String())
+	}
+	if f.Times == 0 {
+		f.Times = 1
+	}
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	s.faults.queue = append(s.faults.queue, f)
+}
+
+// ClearFaults drops what is queued. A call that already hangs goes on hanging.
+func (s *Server) ClearFaults() {
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	s.faults.queue = nil
+}
+
+func (f *faults) take(action string) (Fault, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, q := range f.queue {
+		if q.Action != "" && !strings.EqualFold(q.Action, action) {
+			continue
+		}
+		if f.queue[i].Times > 0 {
+			if f.queue[i].Times--; f.queue[i].Times == 0 {
+				f.queue = append(f.queue[:i:i], f.queue[i+1:]...)
+			}
+		}
+		return q, true
+	}
+	return Fault{}, false
+}
+
+// serveWithFaults serves the call, or does what a fault says instead.
+func (s *Server) serveWithFaults(w http.ResponseWriter, c *call) {
+	f, ok := s.faults.take(c.action)
+	if !ok {
+		s.serve(w, c)
+		return
+	}
+	switch f.Kind {
+	case DropReply:
+		s.serve(&heldReply{header: http.Header{}}, c)
+		// The way a handler tells net/http to close the connection without an answer.
+		panic(http.ErrAbortHandler)
+	case Hang:
+		s.wait(c, nil)
+		panic(http.ErrAbortHandler)
+	case SlowReply:
+		held := &heldReply{header: w.Header().Clone()}
+		s.serve(held, c)
+		timer := time.NewTimer(f.Delay)
+		defer timer.Stop()
+		s.wait(c, timer.C)
+		held.release(w)
+	default:
+		f.refusal(c.service).write(w, c)
+	}
+}
+
+// wait returns when the client is gone, the server closes, or the timer fires.
+func (s *Server) wait(c *call, timer <-chan time.Time) {
+	select {
+	case <-c.Context().Done():
+	case <-s.closed:
+	case <-timer:
+	}
+}
+
+func (f Fault) refusal(service string) *apiError {
+	var e *apiError
+	switch f.Kind {
+	case Throttle:
+		e = fail(http.StatusBadRequest, "Throttling", "Rate exceeded")
+		if service == "s3" {
+			e = fail(http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.")
+		}
+	case AccessDenied:
+		e = fail(http.StatusForbidden, "AccessDenied", "Access Denied")
+	default:
+		e = fail(http.StatusInternalServerError, "InternalFailure",
+			"The request processing has failed because of an unknown error, exception or failure.")
+		if f.Body != "" {
+			e.verbatim = []byte(f.Body)
+		}
+	}
+	if f.Message != "" {
+		e.message = f.Message
+	}
+	return e
+}
+
+// heldReply keeps an answer back.
+type heldReply struct {
+	header http.Header
+	status int
+	body   []byte
+}
+
+func (h *heldReply) Header() http.Header { return h.header }
+
+func (h *heldReply) WriteHeader(status int) {
+	if h.status == 0 {
+		h.status = status
+	}
+}
+
+func (h *heldReply) Write(b []byte) (int, error) {
+	h.WriteHeader(http.StatusOK)
+	h.body = append(h.body, b...)
+	return len(b), nil
+}
+
+func (h *heldReply) release(w http.ResponseWriter) {
+	for name, values := range h.header {
+		w.Header()[name] = values
+	}
+	if h.status != 0 {
+		w.WriteHeader(h.status)
+	}
+	_, _ = w.Write(h.body)
+}
