@@ -405,25 +405,25 @@ type CredentialID = string
 
 // ListAuditEventsParams defines parameters for ListAuditEvents.
 type ListAuditEventsParams struct {
-	TaskID       ID     `form:"task_id,omitempty" json:"task_id,omitempty,omitzero"`
-	AgentID      ID     `form:"agent_id,omitempty" json:"agent_id,omitempty,omitzero"`
-	Caller       ID     `form:"caller,omitempty" json:"caller,omitempty,omitzero"`
-	Profile      ID     `form:"profile,omitempty" json:"profile,omitempty,omitzero"`
-	Provider     ID     `form:"provider,omitempty" json:"provider,omitempty,omitzero"`
-	Type         string `form:"type,omitempty" json:"type,omitempty,omitzero"`
-	CredentialID string `form:"credential_id,omitempty" json:"credential_id,omitempty,omitzero"`
-	UpstreamID   string `form:"upstream_id,omitempty" json:"upstream_id,omitempty,omitzero"`
+	TaskID       *string `form:"task_id,omitempty" json:"task_id,omitempty"`
+	AgentID      *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
+	Caller       *string `form:"caller,omitempty" json:"caller,omitempty"`
+	Profile      *string `form:"profile,omitempty" json:"profile,omitempty"`
+	Provider     *string `form:"provider,omitempty" json:"provider,omitempty"`
+	Type         *string `form:"type,omitempty" json:"type,omitempty"`
+	CredentialID *string `form:"credential_id,omitempty" json:"credential_id,omitempty"`
+	UpstreamID   *string `form:"upstream_id,omitempty" json:"upstream_id,omitempty"`
 
 	// Since Inclusive.
-	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
 
 	// Until Exclusive.
-	Until time.Time                  `form:"until,omitempty" json:"until,omitempty,omitzero"`
-	Order ListAuditEventsParamsOrder `form:"order,omitempty" json:"order,omitempty,omitzero"`
+	Until *time.Time                  `form:"until,omitempty" json:"until,omitempty"`
+	Order *ListAuditEventsParamsOrder `form:"order,omitempty" json:"order,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
-	Limit  int    `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *int    `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // ListAuditEventsParamsOrder defines parameters for ListAuditEvents.
@@ -431,14 +431,14 @@ type ListAuditEventsParamsOrder string
 
 // ListCredentialsParams defines parameters for ListCredentials.
 type ListCredentialsParams struct {
-	TaskID  ID     `form:"task_id,omitempty" json:"task_id,omitempty,omitzero"`
-	AgentID ID     `form:"agent_id,omitempty" json:"agent_id,omitempty,omitzero"`
-	Profile ID     `form:"profile,omitempty" json:"profile,omitempty,omitzero"`
-	Status  Status `form:"status,omitempty" json:"status,omitempty,omitzero"`
+	TaskID  *string `form:"task_id,omitempty" json:"task_id,omitempty"`
+	AgentID *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
+	Profile *string `form:"profile,omitempty" json:"profile,omitempty"`
+	Status  *Status `form:"status,omitempty" json:"status,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
-	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
-	Limit  int    `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *int    `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
 // IssueCredentialJSONRequestBody defines body for IssueCredential for application/json ContentType.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 
 	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
@@ -17,15 +18,16 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 	}
 	p := r.Params
 	q := audit.Query{
-		TaskID: p.TaskID, AgentID: p.AgentID, Caller: p.Caller, Profile: p.Profile, Provider: p.Provider, Type: p.Type,
-		CredentialID: p.CredentialID, UpstreamID: p.UpstreamID, Since: p.Since, Until: p.Until,
-		OldestFirst: p.Order == Oldest, Cursor: p.Cursor, Limit: p.Limit,
+		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Caller: value(p.Caller), Profile: value(p.Profile),
+		Provider: value(p.Provider), Type: value(p.Type), CredentialID: value(p.CredentialID), UpstreamID: value(p.UpstreamID),
+		Since: value(p.Since), Until: value(p.Until), OldestFirst: value(p.Order) == Oldest,
+		Cursor: value(p.Cursor), Limit: value(p.Limit),
 	}
 	found, err := s.Audit.Find(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Broker.AuditRead(ctx, caller, filters(p)); err != nil {
+	if err := s.Broker.AuditRead(ctx, caller, filters(q)); err != nil {
 		return nil, err // who reads the record is on it, or does not read it
 	}
 	page := ListAuditEvents200JSONResponse{Events: make([]AuditEvent, len(found.Events)), NextCursor: found.Next}
@@ -38,15 +40,11 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 }
 
 // filters is what was asked, as the record keeps it: the contract has bounded each value's form.
-func filters(p ListAuditEventsParams) map[string]string {
+func filters(q audit.Query) map[string]string {
 	m := map[string]string{
-		"task_id": p.TaskID, "agent_id": p.AgentID, "caller": p.Caller, "profile": p.Profile, "provider": p.Provider,
-		"type": p.Type, "credential_id": p.CredentialID, "upstream_id": p.UpstreamID,
+		"task_id": q.TaskID, "agent_id": q.AgentID, "caller": q.Caller, "profile": q.Profile, "provider": q.Provider,
+		"type": q.Type, "credential_id": q.CredentialID, "upstream_id": q.UpstreamID,
 	}
-	for k, v := range m {
-		if v == "" {
-			delete(m, k)
-		}
-	}
+	maps.DeleteFunc(m, func(_, v string) bool { return v == "" })
 	return m
 }

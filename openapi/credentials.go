@@ -34,16 +34,16 @@ func (s *server) GetCredential(ctx context.Context, r GetCredentialRequestObject
 // ListCredentials implements StrictServerInterface.
 func (s *server) ListCredentials(ctx context.Context, r ListCredentialsRequestObject) (ListCredentialsResponseObject, error) {
 	p := r.Params
-	limit := p.Limit
-	if limit == 0 {
-		limit = defaultPage
+	limit := defaultPage
+	if p.Limit != nil {
+		limit = *p.Limit
 	}
-	before, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+	before, err := base64.RawURLEncoding.DecodeString(value(p.Cursor))
 	if err != nil || len(before) > 0 && !broker.ValidID(string(before)) {
 		return nil, invalid(broker.Fault{Pointer: "/query/cursor", Reason: "is not a cursor that this API gave"})
 	}
 	list, err := s.Broker.List(ctx, *callerOf(ctx), broker.Filter{
-		TaskID: p.TaskID, AgentID: p.AgentID, Profile: p.Profile, State: broker.State(p.Status),
+		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Profile: value(p.Profile), State: broker.State(value(p.Status)),
 		Before: broker.CredentialID(before), Limit: limit + 1,
 	})
 	if err != nil {
@@ -130,4 +130,12 @@ func reveal(m map[string]broker.Secret) map[string]string {
 		out[k] = v.Reveal()
 	}
 	return out
+}
+
+// value is what p points to; the zero value where a parameter was left out.
+func value[T any](p *T) T {
+	if p == nil {
+		return *new(T)
+	}
+	return *p
 }

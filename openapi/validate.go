@@ -110,7 +110,7 @@ func reason(e *openapi3.SchemaError) string {
 	case "maxProperties", "minProperties":
 		return bounds("its number of entries", uint64(schema.MinProps), schema.MaxProps)
 	case "minimum", "maximum":
-		return fmt.Sprintf("is not between %g and %g", deref(schema.Min), deref(schema.Max))
+		return fmt.Sprintf("is not between %g and %g", value(schema.Min), value(schema.Max))
 	}
 	return "does not fit the contract"
 }
@@ -120,11 +120,4 @@ func bounds(what string, least uint64, most *uint64) string {
 		return fmt.Sprintf("%s is below %d", what, least)
 	}
 	return fmt.Sprintf("%s is not between %d and %d", what, least, *most)
-}
-
-func deref(f *float64) float64 {
-	if f == nil {
-		return 0
-	}
-	return *f
 }

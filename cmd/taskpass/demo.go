@@ -151,7 +151,7 @@ func (s *story) auditTrail(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := api.ListAuditEventsWithResponse(ctx, &client.ListAuditEventsParams{TaskID: demoTask, Limit: 100})
+	answer, err := api.ListAuditEventsWithResponse(ctx, &client.ListAuditEventsParams{TaskID: new(demoTask), Limit: new(100)})
 	if err != nil {
 		return err
 	}

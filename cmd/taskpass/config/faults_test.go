@@ -65,11 +65,11 @@ func TestFaults(t *testing.T) {
 		"wrong types": {edits{
 			"- callers: [bob]", "- callers: bob", "default: 10m", "default: 600", "max: 1h", "max: 1d", "name: p", "name: [p]",
 			"pool:\n", "pool:\n      scopes: [1, true, {}]\n", "scopes: [s, t]", "env: 7",
-			"seal:", "listen: 8080\nlog: debug\ndatabase2: 1\nseal:",
+			"seal:", "listen: 8080\nlog: debug\ndatabse: 1\nseal:",
 		}, []string{
 			"2: listen: is not text: put it in quotes",
 			"3: log: is not a section of fields",
-			"4: database2: is not a field here; the fields are database, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
+			"4: databse: is not a field here; the fields are database, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
 			"9: profiles.a.ttl.default: is not a duration such as 30s, 15m or 12h",
 			"9: profiles.a.ttl.max: is not a duration such as 30s, 15m or 12h",
 			"11: profiles.a.allow[0].callers: is not a list",
@@ -192,9 +192,9 @@ func TestFaults(t *testing.T) {
 			"1: profiles: offers nothing: name at least one profile",
 			"1: seal.keyset: is required: a reference, env:NAME or file:/path"}},
 		"one pool, two lists": {edits{small, small + strings.Replace(second, "name: q", "name: p", 1)}, []string{
-			"24: profiles.b.pool.keys: differ from those of profile a, whose pool has the same name"}},
+			"23: profiles.b.pool.keys: differ from those of profile a, whose pool has the same name"}},
 		"one key, two pools": {edits{small, small + strings.Replace(second, "env:L", "file:/x//k", 1), "env:K\"}", "file:/x/k\"}"}, []string{
-			"25: profiles.b.pool.keys[0].value: is a key of another pool too, in profile a: one key has one holder"}},
+			"24: profiles.b.pool.keys[0].value: is a key of another pool too, in profile a: one key has one holder"}},
 		"two documents": {edits{small, small + "---\nx: 1\n", "max: 1h", "max: 1m"}, []string{
 			"6: profiles.a.ttl.max: is shorter than the default",
 			"15: a second document begins here: a file holds one"}},
@@ -213,8 +213,8 @@ func TestFaults(t *testing.T) {
 		"bytes that are no text": {edits{"name: p", "name: \xff"}, []string{"10: is not YAML: there are bytes here that are no text in UTF-8"}},
 		"an alias of nothing":    {edits{"name: p", "name: *p"}, []string{"10: is not YAML: an alias names no anchor above it"}},
 		"merges": {edits{"name: p", "<<: p\n      name: p", "ttl: {", "ttl: {<<: [[]], <<: {min: 1m, min: 2m}, "}, []string{
-			"6: profiles.a.ttl.min: stands twice, first in line 6",
 			"6: profiles.a.ttl: merges with << what is not a section",
+			"6: profiles.a.ttl.min: stands twice, first in line 6",
 			"10: profiles.a.pool: merges with << what is not a section"}},
 		"a merge with itself": {edits{"pool:\n", "pool: &p\n      <<: *p\n"}, []string{
 			"10: comes to more than 100000 values with its aliases"}},

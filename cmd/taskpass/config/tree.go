@@ -50,7 +50,7 @@ func (r *report) document(text []byte) (root *yaml.Node) {
 }
 
 // quoted is what the library may have copied from the file into a message; its own punctuation, as in ':', is shorter.
-var quoted = regexp.MustCompile("'[^']{2,}'|`[^`]*`|\"[^\"]{2,}\"")
+var quoted = regexp.MustCompile("'[^'\\s]{2,}'|`[^`]*`|\"[^\"\\s]{2,}\"")
 
 // syntax notes what keeps the text from being YAML. The scanner's and parser's messages are fixed texts; the others'
 // hold parts of the file, or no line.
