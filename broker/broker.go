@@ -15,6 +15,7 @@ type Config struct {
 	Sealer   Sealer
 	Policy   Policy
 	Profiles Profiles
+	Limits   Limits // zero: DefaultLimits
 
 	Clock    func() time.Time // nil: time.Now
 	Observer Observer         // nil: nobody watches
@@ -60,6 +61,9 @@ func New(cfg Config) (*Broker, error) {
 	orDefault(&cfg.SweepEvery, time.Second)
 	orDefault(&cfg.Backoff, 2*time.Second)
 	orDefault(&cfg.MaxAttempts, 6)
+	if cfg.Limits == (Limits{}) {
+		cfg.Limits = DefaultLimits
+	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
@@ -87,14 +91,16 @@ func orDefault[T ~int | ~int64](v *T, d T) {
 
 // SetProfiles replaces the profiles in force, all or none: on an error the old ones stay.
 func (b *Broker) SetProfiles(ps Profiles) error {
-	for _, p := range ps {
+	full := make(Profiles, len(ps))
+	for name, p := range ps {
+		full[name] = p.withDefaults()
 		caps := p.Upstream.Capabilities()
 		if !caps.SelfExpires && caps.Revoke == RevokeNone && !caps.Disclosed {
 			return fmt.Errorf("profile %s: its secrets neither expire by themselves nor can be revoked; "+
 				"say `disclosed: accept` if agents may keep what they have seen", p.Name)
 		}
 	}
-	b.profiles.Store(&ps)
+	b.profiles.Store(&full)
 	return nil
 }
 

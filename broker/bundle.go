@@ -12,6 +12,9 @@ type Bundle struct {
 	Primary string // the field whose fingerprint is recorded
 	Fields  map[string]Secret
 	Env     map[string]Secret
+
+	// TaskToken is the task's own token, where it was asked for: sealed along, so that a repeated request gets it again.
+	TaskToken Secret
 }
 
 // Fingerprint is the SHA-256 of the primary field.
@@ -32,10 +35,12 @@ type sealedBundle struct {
 	Primary string            `json:"primary"`
 	Fields  map[string]string `json:"fields"`
 	Env     map[string]string `json:"env"`
+
+	TaskToken string `json:"task_token,omitempty"`
 }
 
 func sealBundle(s Sealer, b Bundle, id VersionID) ([]byte, error) {
-	plain, err := json.Marshal(sealedBundle{b.Type, b.Primary, revealAll(b.Fields), revealAll(b.Env)})
+	plain, err := json.Marshal(sealedBundle{b.Type, b.Primary, revealAll(b.Fields), revealAll(b.Env), b.TaskToken.Reveal()})
 	if err != nil {
 		return nil, fmt.Errorf("encoding a secret for sealing: %w", err)
 	}
@@ -53,7 +58,7 @@ func openBundle(s Sealer, sealed []byte, id VersionID) (Bundle, error) {
 	if err := json.Unmarshal(plain, &b); err != nil {
 		return Bundle{}, fmt.Errorf("the sealed secret of version %s does not decode", id) // err may quote the text
 	}
-	return Bundle{b.Type, b.Primary, hideAll(b.Fields), hideAll(b.Env)}, nil
+	return Bundle{b.Type, b.Primary, hideAll(b.Fields), hideAll(b.Env), NewSecret(b.TaskToken)}, nil
 }
 
 func revealAll(m map[string]Secret) map[string]string {

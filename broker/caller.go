@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -14,11 +15,13 @@ const (
 	RoleOrchestrator Role = "orchestrator"
 	// RoleAuditor reads everything and changes nothing.
 	RoleAuditor Role = "auditor"
+	// RoleAgent holds a task's own token: it resolves, refreshes and watches the task's credentials, and may end the task.
+	RoleAgent Role = "agent"
 	// RoleOperator reads everything and may end any credential; it issues none.
 	RoleOperator Role = "operator"
 )
 
-// ParseRole finds the role of that name.
+// ParseRole finds the role of that name that a caller token may have.
 func ParseRole(s string) (Role, bool) {
 	switch r := Role(s); r {
 	case RoleOrchestrator, RoleAuditor, RoleOperator:
@@ -34,13 +37,50 @@ type Caller struct {
 	Auth      string // how it authenticated: "token:tok_…"
 	Addr      string // the client's address
 	RequestID string
+	TaskID    string // the one task that an agent's token is for
 }
 
 // ReadsAll tells whether the caller may see what others were issued.
 func (c Caller) ReadsAll() bool { return c.Role == RoleAuditor || c.Role == RoleOperator }
 
 // owns tells whether the caller may see the credential at all.
-func (c Caller) owns(cr Credential) bool { return c.ReadsAll() || c.Name == cr.Caller }
+func (c Caller) owns(cr Credential) bool {
+	if c.Role == RoleAgent {
+		return c.Name == cr.Caller && c.TaskID == cr.TaskID
+	}
+	return c.ReadsAll() || c.Name == cr.Caller
+}
+
+// use is a use case, for the question who may do it.
+type use string
+
+const (
+	useIssue   use = "issue credentials"
+	useSee     use = "look at credentials and tasks"
+	useResolve use = "resolve a credential"
+	useRefresh use = "refresh a credential"
+	useWatch   use = "watch a credential"
+	useRevoke  use = "revoke a credential"
+	useEnd     use = "end a task"
+)
+
+// may is the whole of who may do what, before any profile's rules.
+var may = map[use][]Role{
+	useIssue:   {RoleOrchestrator},
+	useSee:     {RoleOrchestrator, RoleAuditor, RoleOperator},
+	useResolve: {RoleOrchestrator, RoleAgent},
+	useRefresh: {RoleOrchestrator, RoleAgent},
+	useWatch:   {RoleOrchestrator, RoleAgent, RoleAuditor, RoleOperator},
+	useRevoke:  {RoleOrchestrator, RoleOperator},
+	useEnd:     {RoleOrchestrator, RoleAgent, RoleOperator},
+}
+
+func (c Caller) mayUse(u use) error {
+	if slices.Contains(may[u], c.Role) {
+		return nil
+	}
+	return Errorf(CodeForbidden, "the role %s may not %s", c.Role, u)
+}
 
 // Token is a caller's bearer token as the ledger knows it: by its hash.
 type Token struct {
@@ -66,3 +106,9 @@ type Tokens interface {
 
 // ErrRoleTaken says that a caller has one role, and it is another.
 var ErrRoleTaken = errors.New("the caller exists with another role")
+
+// TaskTokens finds the tokens of tasks.
+type TaskTokens interface {
+	// FindTaskToken finds one by the hash of its value, and whether its task has ended; ErrNoSuch.
+	FindTaskToken(ctx context.Context, sha256 []byte) (t NewTaskToken, ended bool, err error)
+}

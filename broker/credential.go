@@ -18,7 +18,8 @@ type Credential struct {
 	Metadata  map[string]string
 	TTL       time.Duration
 	CreatedAt time.Time
-	Version   Version // the one spoken of: the current one, unless said otherwise
+	HardEnd   time.Time // no version outlives it; zero: unknown, so no version may follow
+	Version   Version   // the one spoken of: the current one, unless said otherwise
 }
 
 // Version is one minted secret under a credential.
@@ -31,6 +32,7 @@ type Version struct {
 	ExpiresAt time.Time
 	// UpstreamExpiresAt is the upstream's own end; zero if the upstream knows none.
 	UpstreamExpiresAt time.Time
+	Unclaimed         bool   // its ticket is not redeemed: the upstream was not asked
 	SelfExpires       bool   // the upstream ends it by ExpiresAt without the broker
 	Upstream          string // where it lives: a role's ARN, a pool
 	UpstreamIDs       []string

@@ -16,6 +16,13 @@ const (
 	EventExpired         EventType = "credential.expired"          // ended at its time
 	EventRevokeDeferred  EventType = "credential.revoke_deferred"  // nothing can end it early; it dies at EffectiveAt
 	EventStuck           EventType = "credential.stuck"            // attempts spent; an operator is needed
+	EventRefreshed       EventType = "credential.refreshed"        // the next version is active; the one before stays for the overlap
+	EventResolved        EventType = "credential.resolved"         // its secret was given to its holder again
+	EventTicketCreated   EventType = "ticket.created"              // on the ledger; the upstream is asked when it is redeemed
+	EventTicketRedeemed  EventType = "ticket.redeemed"             // by whoever held it; the upstream not yet asked
+	EventTicketReused    EventType = "ticket.reused"               // a second redemption: somebody has what is not theirs
+	EventTicketExpired   EventType = "ticket.expired"              // nobody redeemed it; the upstream was never asked
+	EventTaskEnded       EventType = "task.ended"                  // nothing is issued for it any more; what it holds is being ended
 	EventTokenCreated    EventType = "token.created"
 	EventTokenRevoked    EventType = "token.revoked"
 	EventConfigLoaded    EventType = "config.loaded"
@@ -31,6 +38,7 @@ type Event struct {
 	Type        EventType
 	Caller      Caller
 	TaskID      string
+	ParentTask  string
 	AgentID     string
 	Profile     string
 	Provider    string

@@ -35,6 +35,9 @@ func NewEventID() string { return "evt_" + newSortable() }
 // NewTokenID makes the public id of a caller's token.
 func NewTokenID() string { return "tok_" + newSortable() }
 
+// NewTaskTokenID makes the public id of a task's token.
+func NewTaskTokenID() string { return "ttk_" + newSortable() }
+
 func newSortable() string {
 	u := uuid.Must(uuid.NewV7()) // fails only if the system's random source does, and that one panics by itself
 	return lower(sortable.EncodeToString(u[:]))

@@ -3,57 +3,162 @@ package broker
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
+	"strings"
 	"time"
 )
 
-// Issued is a credential with the secret of its version: the one answer that bears a secret.
+// Issued is a credential with the secret of its version, or with a ticket for it: the one answer that bears secrets.
 type Issued struct {
 	Credential
-	Secret Bundle
+	Secret          Bundle
+	Ticket          Secret // in place of the secret, where it was asked for
+	TicketExpiresAt time.Time
 }
 
-// outcomeTimeout bounds the writing of an outcome, which goes on when the client has gone.
-const outcomeTimeout = 10 * time.Second
+// keyLifetime is how long an Idempotency-Key is remembered.
+const keyLifetime = 24 * time.Hour
 
-// abandonAfter is how long past the upstream's time limit an intent may stay open before it is taken for abandoned.
-const abandonAfter = 2 * outcomeTimeout
+// maxBatch is the most credentials that one request may ask for.
+const maxBatch = 16
 
 // Issue mints one credential for one task. The secret is returned only once its issuance is durable (P1); whatever may
 // exist upstream is on the ledger before the upstream is asked (P2). A refusal is audited with all its reasons.
-func (b *Broker) Issue(ctx context.Context, caller Caller, r Request) (Issued, error) {
-	issued, err := b.issue(ctx, caller, r)
-	outcome := "ok"
+//
+// A key, where not empty, makes the request idempotent: the same key with the same request answers the same credential
+// and secret for 24 h or until that ends, across replicas and crashes (P5); with another request idempotency_mismatch.
+func (b *Broker) Issue(ctx context.Context, caller Caller, r Request, key string) (Issued, error) {
+	list, err := b.IssueAll(ctx, caller, []Request{r}, key)
 	if err != nil {
-		outcome = string(AsError(err).Code)
+		return Issued{}, err
 	}
-	b.Observer.Done("issue", issued.Profile, issued.Provider, outcome)
-	return issued, err
+	return list[0], nil
 }
 
-func (b *Broker) issue(ctx context.Context, caller Caller, r Request) (Issued, error) {
-	start := time.Now()
-	p, grant, err := b.decide(caller, r)
-	if err != nil {
-		return Issued{}, b.refuse(ctx, caller, p, r, AsError(err))
+// IssueAll mints several credentials for one task: all, or none. When one fails, those that were minted are revoked, and
+// the error says which one and why.
+func (b *Broker) IssueAll(ctx context.Context, caller Caller, rs []Request, key string) ([]Issued, error) {
+	list, err := b.issueAll(ctx, caller, rs, key)
+	for _, r := range rs {
+		p, _ := b.profile(r.Profile)
+		b.Observer.Done("issue", p.Name, p.Provider, outcomeOf(err))
 	}
-	b.Observer.Phase(p.Name, "policy", time.Since(start))
+	return list, err
+}
 
-	c := b.intent(caller, p, r, grant)
-	start = time.Now()
-	if err := b.Ledger.Begin(ctx, c, eventOf(EventIntended, caller, c.CreatedAt, c)); err != nil {
-		return Issued{Credential: c}, err
+func outcomeOf(err error) string {
+	if err == nil {
+		return "ok"
 	}
-	b.Observer.Phase(p.Name, "intent", time.Since(start))
+	return string(AsError(err).Code)
+}
+
+func (b *Broker) issueAll(ctx context.Context, caller Caller, rs []Request, key string) ([]Issued, error) {
+	start := time.Now()
+	if n := len(rs); n == 0 || n > maxBatch {
+		return nil, Errorf(CodeInvalidRequest, "a request asks for 1 to %d credentials", maxBatch)
+	}
+	in, list, err := b.plan(ctx, caller, rs)
+	if err != nil {
+		return nil, err
+	}
+	if key != "" {
+		if in.Key, err = newRequestKey(caller, key, rs, in.Credentials[0].CreatedAt); err != nil {
+			return nil, err
+		}
+	}
+	b.Observer.Phase(rs[0].Profile, "policy", time.Since(start))
+
+	start = time.Now()
+	if err := b.Ledger.Begin(ctx, in); err != nil {
+		return b.notBegun(ctx, caller, rs, key, err)
+	}
+	b.Observer.Phase(rs[0].Profile, "intent", time.Since(start))
 	b.Reached("after_intent")
 
 	// From here on the work is finished whether or not the client still waits: half a mint is a lost one.
-	return b.mint(context.WithoutCancel(ctx), caller, p, c)
+	return b.mintAll(context.WithoutCancel(ctx), caller, list)
+}
+
+// notBegun is what to do when the database's constraints refused an intent.
+func (b *Broker) notBegun(ctx context.Context, caller Caller, rs []Request, key string, err error) ([]Issued, error) {
+	var e *Error
+	switch {
+	case errors.Is(err, ErrKeyUsed):
+		return b.repeat(ctx, caller, rs, key)
+	case errors.Is(err, ErrTaskEnded):
+		e = Errorf(CodeTaskEnded, "the task, or one above it, has ended: nothing is issued for it any more")
+	case errors.Is(err, ErrOverLimit):
+		e = Errorf(CodeQuotaExceeded, "too many credentials are alive: %v", err)
+		e.RetryAfter = 30 * time.Second
+	default:
+		return nil, err
+	}
+	return nil, b.refuse(ctx, caller, rs[0], e)
+}
+
+// plan decides on each request and makes what is to be written for all of them.
+func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent, []Issued, error) {
+	in := Intent{Limits: b.Limits}
+	list := make([]Issued, 0, len(rs))
+	var token Secret
+	for i, r := range rs {
+		p, grant, err := b.decide(caller, r)
+		if err != nil {
+			return in, nil, b.refuse(ctx, caller, r, pointInto(AsError(err), i, len(rs)))
+		}
+		c := b.newCredential(caller, p, r, grant)
+		event := EventIntended
+		issued := Issued{Credential: c}
+		if r.TaskToken && token.Empty() {
+			token = NewToken(PrefixTask)
+			in.TaskToken = newTaskToken(token, c)
+		}
+		issued.Secret.TaskToken = token
+		if r.Ticket {
+			event = EventTicketCreated
+			if issued, err = b.addTicket(&in, issued, p); err != nil {
+				return in, nil, err
+			}
+			c = issued.Credential
+		}
+		e := eventOf(event, caller, c.CreatedAt, c)
+		e.ParentTask = r.ParentTaskID
+		in.Credentials, in.Events, list = append(in.Credentials, c), append(in.Events, e), append(list, issued)
+	}
+	if parent := rs[0].ParentTaskID; parent != "" {
+		err := b.Ledger.AddTask(ctx, Task{Caller: caller.Name, ID: rs[0].TaskID, Parent: parent})
+		if errors.Is(err, ErrMoved) {
+			return in, nil, b.refuse(ctx, caller, rs[0], Errorf(CodeConflict, "the task has another parent: it keeps the first one"))
+		}
+		if err != nil {
+			return in, nil, err
+		}
+	}
+	return in, list, nil
+}
+
+// pointInto makes the pointers of one credential's faults point into a request for several.
+func pointInto(e *Error, i, of int) *Error {
+	if of > 1 {
+		for f := range e.Faults {
+			e.Faults[f].Pointer = fmt.Sprintf("/credentials/%d%s", i, e.Faults[f].Pointer)
+		}
+		e.Message = fmt.Sprintf("credentials[%d]: %s", i, e.Message)
+	}
+	return e
+}
+
+func newTaskToken(token Secret, c Credential) *NewTaskToken {
+	return &NewTaskToken{
+		ID: NewTaskTokenID(), SHA256: HashToken(token.Reveal()), Caller: c.Caller, TaskID: c.TaskID,
+		CreatedAt: c.CreatedAt, ExpiresAt: c.HardEnd,
+	}
 }
 
 func (b *Broker) decide(caller Caller, r Request) (Profile, Grant, error) {
-	if caller.Role != RoleOrchestrator {
-		return Profile{}, Grant{}, Errorf(CodeForbidden, "the role %s issues no credentials", caller.Role)
+	if err := caller.mayUse(useIssue); err != nil {
+		return Profile{}, Grant{}, err
 	}
 	if faults := r.check(); len(faults) > 0 {
 		return Profile{}, Grant{}, &Error{Code: CodeInvalidRequest, Message: "the request is not valid", Faults: faults}
@@ -71,11 +176,13 @@ func (b *Broker) decide(caller Caller, r Request) (Profile, Grant, error) {
 // check holds the rules that the OpenAPI document also states: the domain does not rely on its adapter.
 func (r Request) check() []Fault {
 	var faults []Fault
-	if !ValidID(r.TaskID) {
-		faults = append(faults, Fault{"/task_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+	for pointer, id := range map[string]string{"/task_id": r.TaskID, "/agent_id": r.AgentID} {
+		if !ValidID(id) {
+			faults = append(faults, Fault{pointer, "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+		}
 	}
-	if !ValidID(r.AgentID) {
-		faults = append(faults, Fault{"/agent_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+	if r.ParentTaskID != "" && (!ValidID(r.ParentTaskID) || r.ParentTaskID == r.TaskID) {
+		faults = append(faults, Fault{"/parent_task_id", "is not another task's id"})
 	}
 	if len(r.Scopes) == 0 {
 		faults = append(faults, Fault{"/scopes", "names no scope"})
@@ -84,7 +191,8 @@ func (r Request) check() []Fault {
 }
 
 // refuse audits a refusal and returns it; a refusal that cannot be audited is answered as unavailable.
-func (b *Broker) refuse(ctx context.Context, caller Caller, p Profile, r Request, e *Error) error {
+func (b *Broker) refuse(ctx context.Context, caller Caller, r Request, e *Error) error {
+	p, _ := b.profile(r.Profile)
 	event := Event{
 		ID: NewEventID(), At: b.now(), Type: EventRefused, Caller: caller,
 		Provider: p.Provider, TTL: r.TTL, Code: e.Code, Faults: e.Faults,
@@ -100,96 +208,41 @@ func (b *Broker) refuse(ctx context.Context, caller Caller, p Profile, r Request
 	return e
 }
 
+// idOrEmpty passes what has an id's form and is not one of our own tokens, put into the wrong field.
 func idOrEmpty(s string) string {
+	for _, p := range []Prefix{PrefixCaller, PrefixTask, PrefixTicket} {
+		if strings.HasPrefix(s, string(p)) {
+			return ""
+		}
+	}
 	if !ValidID(s) {
 		return ""
 	}
 	return s
 }
 
-func (b *Broker) intent(caller Caller, p Profile, r Request, g Grant) Credential {
+// mintTime is how long a version may be in the making before it is taken for abandoned.
+func (b *Broker) mintTime() time.Duration { return b.UpstreamTimeout + abandonAfter }
+
+func (b *Broker) newCredential(caller Caller, p Profile, r Request, g Grant) Credential {
 	now := b.now()
 	c := Credential{
 		ID: NewCredentialID(), TaskID: r.TaskID, AgentID: r.AgentID, Profile: p.Name, Provider: p.Provider,
-		Caller: caller.Name, Requested: r.Scopes, Scopes: g.Scopes, Metadata: r.Metadata, TTL: g.TTL, CreatedAt: now,
-		Version: Version{
-			ID: NewVersionID(), Number: 1, State: StateIssuing, IssuedAt: now, ExpiresAt: now.Add(g.TTL),
-			SelfExpires: p.Upstream.Capabilities().SelfExpires,
-			DueAt:       now.Add(b.UpstreamTimeout + abandonAfter),
-		},
+		Caller: caller.Name, Requested: r.Scopes, Scopes: g.Scopes, Metadata: r.Metadata, TTL: g.TTL,
+		CreatedAt: now, HardEnd: now.Add(max(p.MaxLifetime, g.TTL)),
 	}
-	c.Version.Upstream = p.Upstream.Upstream(c)
+	c.Version = b.newVersion(c, p, 1, g.TTL)
 	return c
 }
 
-func (b *Broker) mint(ctx context.Context, caller Caller, p Profile, c Credential) (Issued, error) {
-	start := time.Now()
-	var minted Minted
-	err := b.upstream(ctx, func(ctx context.Context) (err error) {
-		minted, err = p.Upstream.Mint(ctx, c)
-		return err
-	})
-	b.Observer.Phase(p.Name, "upstream", time.Since(start))
-	b.Reached("after_reply")
-	if err != nil {
-		return Issued{Credential: c}, b.unminted(ctx, caller, c, err)
+func (b *Broker) newVersion(c Credential, p Profile, number int, ttl time.Duration) Version {
+	now := b.now()
+	v := Version{
+		ID: NewVersionID(), Number: number, State: StateIssuing, IssuedAt: now, ExpiresAt: now.Add(ttl),
+		SelfExpires: p.Upstream.Capabilities().SelfExpires, Upstream: p.Upstream.Upstream(c), DueAt: now.Add(b.mintTime()),
 	}
-	return b.activate(ctx, caller, c, minted)
-}
-
-// activate makes the issuance durable, and only then gives the secret.
-func (b *Broker) activate(ctx context.Context, caller Caller, c Credential, minted Minted) (Issued, error) {
-	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
-	defer cancel()
-	sealed, err := sealBundle(b.Sealer, minted.Secret, c.Version.ID)
-	if err != nil {
-		return Issued{Credential: c}, b.unminted(ctx, caller, c, err)
+	if v.ExpiresAt.After(c.HardEnd) {
+		v.ExpiresAt = c.HardEnd
 	}
-	v := &c.Version
-	v.State, v.DueAt = StateActive, v.ExpiresAt
-	v.UpstreamExpiresAt, v.UpstreamIDs, v.Trace = minted.UpstreamExpiresAt, minted.UpstreamIDs, minted.Trace
-	v.Fingerprint = minted.Secret.Fingerprint()
-	err = b.Ledger.Move(ctx, c, leadingTo(StateActive), sealed, eventOf(EventIssued, caller, b.now(), c))
-	if err != nil {
-		// Not durable, so not handed out. The intent stands, and the sweeper ends whatever the upstream holds.
-		b.Logger.ErrorContext(ctx, "issuance not recorded; its secret was dropped", "version_id", v.ID, "error", err)
-		return Issued{Credential: c}, Errorf(CodeUnavailable, "the issuance could not be recorded, so its secret was not handed out").Because(err)
-	}
-	b.Observer.Phase(c.Profile, "outcome", time.Since(start))
-	b.Reached("after_outcome")
-	return Issued{c, minted.Secret}, nil
-}
-
-// unminted records a failed mint: failed where the upstream surely made nothing, else lost and due at once.
-func (b *Broker) unminted(ctx context.Context, caller Caller, c Credential, cause error) error {
-	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
-	defer cancel()
-	e := upstreamError(cause)
-	c.Version.LastError = e.Code
-	event := EventLost
-	if errors.Is(cause, ErrNotMinted) {
-		event = EventFailed
-		c.Version.State, c.Version.EndedAt, c.Version.DueAt = StateFailed, b.now(), time.Time{}
-	} else {
-		c.Version.State, c.Version.Cause, c.Version.DueAt = StateLost, CauseAbandoned, b.now()
-	}
-	err := b.Ledger.Move(ctx, c, []State{StateIssuing}, nil, eventOf(event, caller, b.now(), c))
-	if err != nil { // the intent stands; the sweeper takes it up
-		b.Logger.ErrorContext(ctx, "failed mint not recorded", "version_id", c.Version.ID, "error", err)
-	}
-	b.Logger.WarnContext(ctx, "mint failed", "version_id", c.Version.ID, "profile", c.Profile,
-		"code", e.Code, "state", c.Version.State, slog.Any("cause", e.Err))
-	return e
-}
-
-// upstreamError is what the caller is told of a provider's failure.
-func upstreamError(err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return Errorf(CodeUpstreamTimeout, "the upstream did not answer in time").Because(err)
-	}
-	return Errorf(CodeUpstreamError, "the upstream could not be asked").Because(err)
+	return v
 }

@@ -6,23 +6,55 @@ import (
 	"time"
 )
 
-// ErrMoved is Ledger.Move's answer when the version is no longer in a state from which it may go there: another replica
-// was first. Nothing was written.
-var ErrMoved = errors.New("the version has moved on")
-
-// ErrNoSuch is a look-up's answer when nothing bears the id.
-var ErrNoSuch = errors.New("no such row")
+// What a Ledger answers when the database's own constraints said no. Nothing was written.
+var (
+	ErrMoved     = errors.New("the version has moved on")            // another replica, or another request, was first
+	ErrNoSuch    = errors.New("no such row")                         // nothing bears the id
+	ErrKeyUsed   = errors.New("the idempotency key was used")        // by this caller, for whatever request
+	ErrTaskEnded = errors.New("the task has ended")                  // or one above it
+	ErrOverLimit = errors.New("too many are alive")                  // of the task, agent, profile or caller
+	ErrRedeemed  = errors.New("the ticket was redeemed before")      // its credential is answered all the same
+	ErrVoid      = errors.New("the ticket has expired or was ended") // its credential is answered all the same
+)
 
 // Ledger is what the broker needs of storage. State and event commit together (P4), or neither does. Every method is
 // safe for concurrent use by any number of replicas.
 type Ledger interface {
-	// Begin writes a new credential with its version, in StateIssuing, and the event.
-	Begin(ctx context.Context, c Credential, e Event) error
+	Versions
+	Tasks
+	Tickets
+}
+
+// Intent is what is written before any upstream is asked, in one transaction.
+type Intent struct {
+	Credentials []Credential // each with its first version
+	Events      []Event
+	Limits      Limits
+	Key         *RequestKey // nil: the request has none; its Credentials are those above
+	Tickets     []NewTicket // of those credentials that are given as tickets
+	TaskToken   *NewTaskToken
+}
+
+// Versions keeps credentials and their versions.
+type Versions interface {
+	// Begin writes an intent: ErrKeyUsed, ErrTaskEnded or ErrOverLimit.
+	Begin(ctx context.Context, in Intent) error
+
+	// Next writes the intent of a credential's next version, and the key of the request for it, if any: ErrMoved if its
+	// number is taken, ErrKeyUsed, ErrTaskEnded.
+	Next(ctx context.Context, c Credential, key *RequestKey, e Event) error
+
+	// Activate takes an issuing version to StateActive with its sealed secret and makes it the credential's current one;
+	// those before it stay good until the given time. ErrMoved if its end was asked for meanwhile, or its task ended.
+	Activate(ctx context.Context, c Credential, sealed []byte, others time.Time, e Event) error
 
 	// Move takes a version to c.Version.State and writes its fields, if it is in one of the from states; else ErrMoved.
 	// Sealed is stored where it isn't nil, and wiped where the state has ended. Moving to the same state is how an
 	// attempt is put off.
 	Move(ctx context.Context, c Credential, from []State, sealed []byte, events ...Event) error
+
+	// AskIssuingToEnd keeps the credential's versions that are just being minted from becoming active.
+	AskIssuingToEnd(ctx context.Context, id CredentialID, cause Cause) error
 
 	// Record writes events that change no state.
 	Record(ctx context.Context, events ...Event) error
@@ -30,15 +62,87 @@ type Ledger interface {
 	// Credential finds one, with its current version; ErrNoSuch.
 	Credential(ctx context.Context, id CredentialID) (Credential, error)
 
+	// Latest finds one with its newest version, whatever became of it; ErrNoSuch.
+	Latest(ctx context.Context, id CredentialID) (Credential, error)
+
+	// Alive lists a credential's versions that have not ended, oldest first.
+	Alive(ctx context.Context, id CredentialID) ([]Credential, error)
+
+	// Sealed is a version's sealed secret; nil once it has ended.
+	Sealed(ctx context.Context, id VersionID) ([]byte, error)
+
 	// Credentials lists by filter, newest first.
 	Credentials(ctx context.Context, f Filter) ([]Credential, error)
 
+	// Repeated finds what a key was used for: the key with the hash of its request, and what it made; ErrNoSuch.
+	Repeated(ctx context.Context, caller string, keySHA256 []byte) (RequestKey, error)
+
+	// Changes gives a channel that receives something when the credential may have changed. It is a hint: the ledger is
+	// the truth, and a lost hint costs only time. Call done to end it.
+	Changes(id CredentialID) (changed <-chan struct{}, done func())
+
 	// Claim leases versions of one provider that are due at now: their DueAt moves to now+lease and Attempts counts
-	// up, in one statement, so that no other replica takes them meanwhile and a crash gives them back.
+	// up, in one statement, so that no other replica takes them meanwhile and a crash gives them back. They are
+	// answered with the time at which they were due.
 	Claim(ctx context.Context, provider string, now time.Time, lease time.Duration, limit int) ([]Credential, error)
 
 	// DueProviders lists the providers that have something due at now.
 	DueProviders(ctx context.Context, now time.Time) ([]string, error)
+
+	// Tidy drops what is of no use after now: keys of old requests, tokens of old tasks, counts of nothing.
+	Tidy(ctx context.Context, now time.Time) error
+}
+
+// Tasks keeps tasks that have a parent or an end.
+type Tasks interface {
+	// AddTask puts a task under its parent, for good. ErrMoved if it has another one.
+	AddTask(ctx context.Context, t Task) error
+
+	// FindTasks finds the tasks of that id: one caller's, or every caller's where caller is empty. A task of which only
+	// credentials are known is among them.
+	FindTasks(ctx context.Context, caller, id string) ([]Task, error)
+
+	// EndTask ends a task and all below it, and answers those that had not ended before. The event of each is made by
+	// the function. Their credentials are due for ending from due on.
+	EndTask(ctx context.Context, t Task, due time.Time, event func(Task) Event) ([]Task, error)
+
+	// AliveOf lists versions of a task that have not ended, at most limit.
+	AliveOf(ctx context.Context, t Task, limit int) ([]Credential, error)
+
+	// ClaimTasks leases ended tasks whose credentials are due for ending.
+	ClaimTasks(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Task, error)
+
+	// TaskDone says that all of the task's credentials are ended or being ended.
+	TaskDone(ctx context.Context, t Task) error
+}
+
+// NewTicket is a ticket to be written with the intent of its credential.
+type NewTicket struct {
+	Credential CredentialID
+	Version    VersionID
+	SHA256     []byte
+	Sealed     []byte // for a repeated request; wiped when it is used
+	ExpiresAt  time.Time
+}
+
+// NewTaskToken is a task token to be written with an intent.
+type NewTaskToken struct {
+	ID        string
+	SHA256    []byte
+	Caller    string
+	TaskID    string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
+// Tickets keeps tickets.
+type Tickets interface {
+	// Redeem uses a ticket, once: its version is from then on being minted, until due. It answers the credential also
+	// with ErrRedeemed and ErrVoid. ErrNoSuch.
+	Redeem(ctx context.Context, sha256 []byte, now, due time.Time, event func(Credential) Event) (Credential, error)
+
+	// TicketOf is a credential's sealed ticket while it may be redeemed; ErrNoSuch afterwards.
+	TicketOf(ctx context.Context, id CredentialID) (sealed []byte, expiresAt time.Time, err error)
 }
 
 // Filter selects credentials; empty fields match all.
@@ -52,27 +156,47 @@ type Filter struct {
 	Limit   int          // 1-500
 }
 
+// RequestKey is a caller's Idempotency-Key, as hashes of itself and of the request it came with.
+type RequestKey struct {
+	Caller        string
+	SHA256        []byte
+	RequestSHA256 []byte
+	Credentials   []CredentialID // what it made, or made a version of
+	Seen          int            // the version that a refresh was to follow; zero for an issuance
+	ExpiresAt     time.Time
+}
+
+// Limits bound how many versions may be alive at once, so that a crash-looping orchestrator is stopped.
+type Limits struct {
+	PerTask, PerAgent, PerProfile, PerCaller int64
+}
+
+// DefaultLimits are far above what a healthy fleet of a hundred agents holds.
+var DefaultLimits = Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000}
+
 // KeyChoice is one key that a pool may hand out now.
 type KeyChoice struct {
 	Name        string
 	Fingerprint []byte // SHA-256 of its present value
 }
 
-// Slots keeps who holds which key of a pool. One holder a key is a constraint of the database, by name and by
-// fingerprint: the same key under two names is still one key.
+// Slots keeps which credential holds which key of a pool. One holder a key is a constraint of the database, by name and by
+// fingerprint: the same key under two names is still one key. A credential's versions share its key.
 type Slots interface {
-	// Take gives the version a key: the agent's own last one if free, else the least recently used. A quarantined key
-	// is free again once its fingerprint has changed. When none is free it says when the next is due back (zero: unknown).
+	// Take gives the credential a key: the one it holds already, else its agent's last one if free, else the least
+	// recently used. A quarantined key is free again once its fingerprint has changed. When none is free it says when
+	// the next is due back (zero: unknown).
 	Take(ctx context.Context, pool string, c Credential, keys []KeyChoice, now time.Time) (name string, ok bool, dueBack time.Time, err error)
 
-	// Held finds the version's key and the fingerprint it had when taken; ok is false when it holds none.
-	Held(ctx context.Context, id VersionID) (key KeyChoice, pool string, ok bool, err error)
+	// Held finds the credential's key and the fingerprint it had when taken; ok is false when it holds none.
+	Held(ctx context.Context, id CredentialID) (key KeyChoice, ok bool, err error)
 
-	// Release frees the version's key. Holding none is success.
-	Release(ctx context.Context, id VersionID, now time.Time) error
+	// Release frees the key, unless another version of the credential may be alive: the last one frees it. Holding none
+	// is success.
+	Release(ctx context.Context, c Credential, now time.Time) error
 
-	// Quarantine keeps the version's key from being handed out until its value changes.
-	Quarantine(ctx context.Context, id VersionID, now time.Time) error
+	// Quarantine keeps the credential's key from being handed out until its value changes.
+	Quarantine(ctx context.Context, id CredentialID) error
 }
 
 // Denials is what a provider needs that keeps a list of refused versions upstream, written whole each time.

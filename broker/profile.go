@@ -15,7 +15,32 @@ type Profile struct {
 	MinTTL     time.Duration
 	MaxTTL     time.Duration
 	Allow      []Rule
-	Upstream   Provider
+	// MaxLifetime is how long a credential may be refreshed: no version outlives it. Zero: 24 h, or MaxTTL if longer.
+	MaxLifetime time.Duration
+	// Overlap is how long a version stays good after the next one is there; its own end may come first. Zero: 10 min.
+	Overlap time.Duration
+	// TicketTTL is how long a ticket may be redeemed. Zero: 10 min.
+	TicketTTL time.Duration
+	// RevokeOnReuse ends the credential when its ticket is redeemed a second time.
+	RevokeOnReuse bool
+	Upstream      Provider
+}
+
+// Defaults of a profile.
+const (
+	defaultMaxLifetime = 24 * time.Hour
+	defaultOverlap     = 10 * time.Minute
+	defaultTicketTTL   = 10 * time.Minute
+)
+
+// withDefaults fills in what was left out.
+func (p Profile) withDefaults() Profile {
+	if p.MaxLifetime == 0 {
+		p.MaxLifetime = max(defaultMaxLifetime, p.MaxTTL)
+	}
+	orDefault(&p.Overlap, defaultOverlap)
+	orDefault(&p.TicketTTL, defaultTicketTTL)
+	return p
 }
 
 // Rule lets some callers ask for some of a profile's scopes. Patterns are ids in which a trailing "*" stands for any
@@ -36,6 +61,10 @@ type Request struct {
 	Scopes   []string
 	TTL      time.Duration // zero: the profile's default
 	Metadata map[string]string
+
+	ParentTaskID string // the task ends with it; empty: none
+	Ticket       bool   // answer a ticket in place of the secret
+	TaskToken    bool   // also answer a token for the task itself
 }
 
 // Grant is what a policy allows for a request: scopes sorted and each once.

@@ -5,11 +5,19 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 )
 
 // Find returns a credential's state, never its secret. What the caller may not see does not exist for it.
 func (b *Broker) Find(ctx context.Context, caller Caller, id CredentialID) (Credential, error) {
+	return b.find(ctx, caller, useSee, id)
+}
+
+func (b *Broker) find(ctx context.Context, caller Caller, u use, id CredentialID) (Credential, error) {
+	if err := caller.mayUse(u); err != nil {
+		return Credential{}, err
+	}
 	c, err := b.Ledger.Credential(ctx, id)
 	if errors.Is(err, ErrNoSuch) || err == nil && !caller.owns(c) {
 		return Credential{}, Errorf(CodeNotFound, "there is no such credential")
@@ -19,38 +27,125 @@ func (b *Broker) Find(ctx context.Context, caller Caller, id CredentialID) (Cred
 
 // List returns credentials by filter, newest first: an orchestrator's own, everybody's for the others.
 func (b *Broker) List(ctx context.Context, caller Caller, f Filter) ([]Credential, error) {
+	if err := caller.mayUse(useSee); err != nil {
+		return nil, err
+	}
 	if !caller.ReadsAll() {
 		f.Caller = caller.Name
 	}
 	return b.Ledger.Credentials(ctx, f)
 }
 
-// Revoke ends a credential now. When it returns without error the revocation is durable (P3); the credential's version
-// says what has been achieved so far. Revoking what has ended, or is being ended, changes nothing and is no error.
+// Revoke ends a credential now, with all its versions. When it returns without error the revocation is durable (P3); the
+// credential's version says what has been achieved so far. Revoking what has ended, or is being ended, changes nothing
+// and is no error.
 func (b *Broker) Revoke(ctx context.Context, caller Caller, id CredentialID, reason string) (Credential, error) {
-	c, err := b.Find(ctx, caller, id)
+	c, err := b.find(ctx, caller, useRevoke, id)
 	if err != nil {
 		return Credential{}, err
 	}
-	if caller.Role == RoleAuditor {
-		return Credential{}, Errorf(CodeForbidden, "an auditor changes nothing")
-	}
-	switch s := c.Version.State; {
-	case s == StateIssuing:
-		return Credential{}, Errorf(CodeConflict, "the credential is still being issued; ask again")
-	case !slices.Contains(leadingTo(StateRevoking), s):
-		return c, nil
-	}
-	c.Version.Reason = reason
-	c, err = b.beginEnd(ctx, caller, c, CauseRevoked)
-	if errors.Is(err, ErrMoved) { // somebody else just did
-		return b.Find(ctx, caller, id)
-	}
+	return b.endAll(context.WithoutCancel(ctx), caller, c, CauseRevoked, reason)
+}
+
+// endAll ends every version of a credential and answers its state afterwards.
+func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause Cause, reason string) (Credential, error) {
+	alive, err := b.Ledger.Alive(ctx, c.ID)
 	if err != nil {
 		return Credential{}, err
+	}
+	ended, err := b.endVersions(ctx, caller, alive, cause, reason)
+	if err != nil {
+		return Credential{}, err
+	}
+	if len(ended) == 1 && ended[0].Version.ID == c.Version.ID {
+		return ended[0], nil
+	}
+	return b.Ledger.Credential(ctx, c.ID)
+}
+
+// endVersions makes the wish to end each version durable, and then one attempt at each. The error says that a wish is not
+// durable; an attempt that failed is no error, for the sweeper goes on with it.
+func (b *Broker) endVersions(ctx context.Context, caller Caller, list []Credential, cause Cause, reason string) ([]Credential, error) {
+	begun := make([]*Credential, len(list))
+	errs := make([]error, len(list))
+	each(len(list), func(i int) {
+		c := list[i]
+		c.Version.Reason = reason
+		begun[i], errs[i] = b.askEnd(ctx, caller, c, cause)
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	b.Reached("after_revoke_asked")
-	return b.end(context.WithoutCancel(ctx), caller, c)
+	ended := make([]Credential, len(list))
+	each(len(list), func(i int) {
+		ended[i] = list[i]
+		if begun[i] == nil {
+			return
+		}
+		after, err := b.end(ctx, caller, *begun[i])
+		if err != nil {
+			b.Logger.ErrorContext(ctx, "attempt not recorded; the sweeper goes on", "version_id", list[i].Version.ID, "error", err)
+			after = *begun[i]
+		}
+		ended[i] = after
+	})
+	return ended, nil
+}
+
+// each runs fn for 0 to n-1, some at once.
+func each(n int, fn func(i int)) {
+	if n == 1 {
+		fn(0)
+		return
+	}
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, sweepWorkers)
+	for i := range n {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			fn(i)
+		})
+	}
+	wg.Wait()
+}
+
+// askEnd makes the wish to end one version durable, and returns it if an attempt can be made now. What is being minted
+// cannot be ended yet: it is kept from becoming active, and ends when its mint does.
+func (b *Broker) askEnd(ctx context.Context, caller Caller, c Credential, cause Cause) (*Credential, error) {
+	switch s := c.Version.State; {
+	case s == StateIssuing && c.Version.Unclaimed:
+		return nil, b.voidTicket(ctx, caller, c, cause)
+	case s == StateIssuing:
+		return nil, b.Ledger.AskIssuingToEnd(ctx, c.ID, cause)
+	case !slices.Contains(leadingTo(StateRevoking), s):
+		return nil, nil
+	}
+	c, err := b.beginEnd(ctx, caller, c, cause)
+	if errors.Is(err, ErrMoved) { // somebody else just did
+		return nil, nil
+	}
+	return &c, err
+}
+
+// voidTicket ends a version whose ticket nobody has redeemed: the upstream was never asked.
+func (b *Broker) voidTicket(ctx context.Context, caller Caller, c Credential, cause Cause) error {
+	now := b.now()
+	v := &c.Version
+	v.State, v.Cause, v.EndedAt, v.DueAt = StateFailed, cause, now, time.Time{}
+	event := EventRevoked
+	if cause == CauseExpired {
+		event = EventTicketExpired
+	}
+	err := b.Ledger.Move(ctx, c, []State{StateIssuing}, nil, eventOf(event, caller, now, c))
+	if !errors.Is(err, ErrMoved) {
+		return err
+	}
+	if cause == CauseExpired { // redeemed at the last moment
+		return nil
+	}
+	return b.Ledger.AskIssuingToEnd(ctx, c.ID, cause)
 }
 
 // beginEnd makes the wish to end a version durable, leased to this process for the time an attempt takes.

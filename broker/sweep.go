@@ -24,7 +24,17 @@ func (b *Broker) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var busy sync.Map // provider → struct{}: one goroutine each
+	var tidied time.Time
 	for {
+		if err := b.sweepTasks(ctx); err != nil && ctx.Err() == nil {
+			b.Logger.ErrorContext(ctx, "cannot end tasks", "error", err)
+		}
+		if time.Since(tidied) > tidyEvery {
+			tidied = time.Now()
+			if err := b.Ledger.Tidy(ctx, b.now()); err != nil && ctx.Err() == nil {
+				b.Logger.ErrorContext(ctx, "cannot tidy", "error", err)
+			}
+		}
 		providers, err := b.Ledger.DueProviders(ctx, b.now())
 		if err != nil && ctx.Err() == nil {
 			b.Logger.ErrorContext(ctx, "cannot look for due work", "error", err)
@@ -50,7 +60,9 @@ func (b *Broker) Run(ctx context.Context) {
 
 // Sweep does all that is due now, once.
 func (b *Broker) Sweep(ctx context.Context) error {
-	providers, err := b.Ledger.DueProviders(ctx, b.now())
+	err := b.sweepTasks(ctx)
+	providers, dueErr := b.Ledger.DueProviders(ctx, b.now())
+	err = errors.Join(err, dueErr)
 	for _, provider := range providers {
 		err = errors.Join(err, b.sweepProvider(ctx, provider))
 	}
@@ -97,6 +109,9 @@ func (b *Broker) settle(ctx context.Context, c Credential) error {
 	ctx = context.WithoutCancel(ctx) // a step begun is finished; each has its own time limit
 	now := b.now()
 	v := &c.Version
+	if v.State == StateIssuing && v.Unclaimed {
+		return b.voidTicket(ctx, sweeper, c, CauseExpired)
+	}
 	if v.State == StateIssuing {
 		v.State, v.Cause, v.DueAt = StateLost, CauseAbandoned, now
 		if err := b.Ledger.Move(ctx, c, []State{StateIssuing}, nil, eventOf(EventLost, sweeper, now, c)); err != nil {
@@ -108,9 +123,9 @@ func (b *Broker) settle(ctx context.Context, c Credential) error {
 	}
 	switch v.State {
 	case StateActive, StateLost:
-		cause := CauseExpired
-		if v.State == StateLost {
-			cause = CauseAbandoned
+		cause := v.Cause
+		if cause == CauseNone {
+			cause = CauseExpired
 		}
 		next, err := b.beginEnd(ctx, sweeper, c, cause)
 		if err != nil {

@@ -1,5 +1,22 @@
 package broker
 
+import "time"
+
+// Task is a caller's unit of work, as far as the ledger knows of it.
+type Task struct {
+	Caller  string
+	ID      string
+	Parent  string // empty: none
+	EndedAt time.Time
+	Outcome string // the caller's own word for how it ended
+}
+
+// TaskView is a task and all that it holds, as one caller may see it.
+type TaskView struct {
+	Task
+	Credentials []Credential
+}
+
 // MaxIDLength is the longest task or agent id, in bytes.
 const MaxIDLength = 128
 

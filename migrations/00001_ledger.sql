@@ -101,16 +101,16 @@ CREATE TRIGGER versions_diagram BEFORE UPDATE OF state ON versions FOR EACH ROW
 -- Who holds which key of a pool. One row a key, so one holder a key; the fingerprint makes the same key under two
 -- names one key all the same.
 CREATE TABLE slots (
-    pool         text NOT NULL,
-    name         text NOT NULL,
-    state        text NOT NULL CHECK (state IN ('available', 'held', 'quarantined')),
-    version_id   text UNIQUE REFERENCES versions (id),
-    agent_id     text NOT NULL DEFAULT '',
-    fingerprint  bytea,
-    last_used_at timestamptz,
-    due_back_at  timestamptz,
+    pool          text NOT NULL,
+    name          text NOT NULL,
+    state         text NOT NULL CHECK (state IN ('available', 'held', 'quarantined')),
+    credential_id text UNIQUE REFERENCES credentials (id), -- the holder: its versions share the key
+    agent_id      text NOT NULL DEFAULT '',
+    fingerprint   bytea,
+    last_used_at  timestamptz,
+    due_back_at   timestamptz,
     PRIMARY KEY (pool, name),
-    CONSTRAINT slots_held_by_one CHECK ((state = 'available') = (version_id IS NULL))
+    CONSTRAINT slots_held_by_one CHECK ((state = 'available') = (credential_id IS NULL))
 );
 CREATE UNIQUE INDEX slots_one_holder_a_key ON slots (fingerprint) WHERE state <> 'available';
 

@@ -17,6 +17,42 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for IssueRequestDelivery.
+const (
+	IssueRequestDeliveryInline IssueRequestDelivery = "inline"
+	IssueRequestDeliveryTicket IssueRequestDelivery = "ticket"
+)
+
+// Valid indicates whether the value is a known member of the IssueRequestDelivery enum.
+func (e IssueRequestDelivery) Valid() bool {
+	switch e {
+	case IssueRequestDeliveryInline:
+		return true
+	case IssueRequestDeliveryTicket:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IssueSeveralRequestDelivery.
+const (
+	IssueSeveralRequestDeliveryInline IssueSeveralRequestDelivery = "inline"
+	IssueSeveralRequestDeliveryTicket IssueSeveralRequestDelivery = "ticket"
+)
+
+// Valid indicates whether the value is a known member of the IssueSeveralRequestDelivery enum.
+func (e IssueSeveralRequestDelivery) Valid() bool {
+	switch e {
+	case IssueSeveralRequestDeliveryInline:
+		return true
+	case IssueSeveralRequestDeliveryTicket:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProfileCapabilitiesRevoke.
 const (
 	ProfileCapabilitiesRevokeDeny    ProfileCapabilitiesRevoke = "deny"
@@ -119,6 +155,24 @@ func (e Status) Valid() bool {
 	}
 }
 
+// Defines values for TaskStatus.
+const (
+	Ended TaskStatus = "ended"
+	Open  TaskStatus = "open"
+)
+
+// Valid indicates whether the value is a known member of the TaskStatus enum.
+func (e TaskStatus) Valid() bool {
+	switch e {
+	case Ended:
+		return true
+	case Open:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListAuditEventsParamsOrder.
 const (
 	Newest ListAuditEventsParamsOrder = "newest"
@@ -150,6 +204,7 @@ type AuditEvent struct {
 	// Fingerprint sha256:… of the secret.
 	Fingerprint     string                 `json:"fingerprint,omitempty,omitzero"`
 	ID              string                 `json:"id"`
+	ParentTaskID    string                 `json:"parent_task_id,omitempty,omitzero"`
 	Profile         string                 `json:"profile,omitempty,omitzero"`
 	Provider        string                 `json:"provider,omitempty,omitzero"`
 	Reason          string                 `json:"reason,omitempty,omitzero"`
@@ -214,7 +269,7 @@ type Credential struct {
 	Revocation   Revocation `json:"revocation"`
 	Scopes       []string   `json:"scopes"`
 
-	// Status `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+	// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
 	// `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
 	// within the bounded attempts; an operator is needed.
 	Status Status `json:"status"`
@@ -236,6 +291,22 @@ type CredentialPage struct {
 	NextCursor string `json:"next_cursor,omitempty,omitzero"`
 }
 
+// CredentialRequest defines model for CredentialRequest.
+type CredentialRequest struct {
+	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
+
+	// Profile The caller's own id of a task or an agent, or a name from the configuration.
+	Profile    ID   `json:"profile"`
+	Scopes     []ID `json:"scopes"`
+	TTLSeconds int  `json:"ttl_seconds,omitempty,omitzero"`
+}
+
+// EndTaskRequest defines model for EndTaskRequest.
+type EndTaskRequest struct {
+	// Outcome How it ended, in your own words. Never put a secret here.
+	Outcome string `json:"outcome,omitempty,omitzero"`
+}
+
 // Fault defines model for Fault.
 type Fault struct {
 	// Pointer A JSON pointer into the request.
@@ -253,8 +324,14 @@ type IssueRequest struct {
 	// AgentID The caller's own id of a task or an agent, or a name from the configuration.
 	AgentID ID `json:"agent_id"`
 
+	// Delivery `ticket`: answer a ticket that the agent redeems, so that the caller never sees the secret.
+	Delivery IssueRequestDelivery `json:"delivery,omitempty,omitzero"`
+
 	// Metadata Kept with the credential; a profile may use values in the upstream's policy or tags.
 	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
+
+	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration.
+	ParentTaskID ID `json:"parent_task_id,omitempty,omitzero"`
 
 	// Profile The caller's own id of a task or an agent, or a name from the configuration.
 	Profile ID   `json:"profile"`
@@ -263,9 +340,30 @@ type IssueRequest struct {
 	// TaskID The caller's own id of a task or an agent, or a name from the configuration.
 	TaskID ID `json:"task_id"`
 
+	// TaskToken Also answer a token for the task itself, with which its agent can resolve, refresh and watch its credentials, and end the task.
+	TaskToken bool `json:"task_token,omitempty,omitzero"`
+
 	// TTLSeconds Absent means the profile's default. Outside the profile's bounds is an error, never clamped.
 	TTLSeconds int `json:"ttl_seconds,omitempty,omitzero"`
 }
+
+// IssueRequestDelivery `ticket`: answer a ticket that the agent redeems, so that the caller never sees the secret.
+type IssueRequestDelivery string
+
+// IssueSeveralRequest defines model for IssueSeveralRequest.
+type IssueSeveralRequest struct {
+	// AgentID The caller's own id of a task or an agent, or a name from the configuration.
+	AgentID     ID                          `json:"agent_id"`
+	Credentials []CredentialRequest         `json:"credentials"`
+	Delivery    IssueSeveralRequestDelivery `json:"delivery,omitempty,omitzero"`
+
+	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration.
+	ParentTaskID ID   `json:"parent_task_id,omitempty,omitzero"`
+	TaskToken    bool `json:"task_token,omitempty,omitzero"`
+}
+
+// IssueSeveralRequestDelivery defines model for IssueSeveralRequest.Delivery.
+type IssueSeveralRequestDelivery string
 
 // IssuedCredential defines model for IssuedCredential.
 type IssuedCredential struct {
@@ -288,13 +386,17 @@ type IssuedCredential struct {
 	RefreshAfter time.Time  `json:"refresh_after"`
 	Revocation   Revocation `json:"revocation"`
 	Scopes       []string   `json:"scopes"`
-	Secret       Secret     `json:"secret"`
+	Secret       Secret     `json:"secret,omitempty,omitzero"`
 
-	// Status `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+	// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
 	// `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
 	// within the bounded attempts; an operator is needed.
 	Status Status `json:"status"`
 	TaskID string `json:"task_id"`
+
+	// TaskToken The task's own token, tpt_…, where it was asked for.
+	TaskToken string `json:"task_token,omitempty,omitzero"`
+	Ticket    Ticket `json:"ticket,omitempty,omitzero"`
 
 	// Trace The names by which the upstream's own log knows it.
 	Trace map[string]string `json:"trace"`
@@ -302,6 +404,11 @@ type IssuedCredential struct {
 	// UpstreamExpiresAt The upstream's own end; the credential is dead at expires_at all the same.
 	UpstreamExpiresAt time.Time `json:"upstream_expires_at,omitempty,omitzero"`
 	Version           int       `json:"version"`
+}
+
+// IssuedCredentials defines model for IssuedCredentials.
+type IssuedCredentials struct {
+	Credentials []IssuedCredential `json:"credentials"`
 }
 
 // Problem defines model for Problem.
@@ -352,6 +459,32 @@ type ProfileList struct {
 	Profiles []Profile `json:"profiles"`
 }
 
+// RedeemRequest defines model for RedeemRequest.
+type RedeemRequest struct {
+	Ticket string `json:"ticket"`
+}
+
+// RefreshRequest defines model for RefreshRequest.
+type RefreshRequest struct {
+	// Version The version that you have; absent means the current one.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// ResolvedCredential defines model for ResolvedCredential.
+type ResolvedCredential struct {
+	CacheForSeconds float64   `json:"cache_for_seconds"`
+	ExpiresAt       time.Time `json:"expires_at"`
+	ID              string    `json:"id"`
+	RefreshAfter    time.Time `json:"refresh_after"`
+	Secret          Secret    `json:"secret"`
+
+	// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+	// `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
+	// within the bounded attempts; an operator is needed.
+	Status  Status `json:"status"`
+	Version int    `json:"version"`
+}
+
 // Revocation defines model for Revocation.
 type Revocation struct {
 	// Basis How that is known.
@@ -395,13 +528,38 @@ type Secret struct {
 	Type   string            `json:"type"`
 }
 
-// Status `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
 // `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
 // within the bounded attempts; an operator is needed.
 type Status string
 
+// Task defines model for Task.
+type Task struct {
+	Credentials  []Credential `json:"credentials"`
+	EndedAt      time.Time    `json:"ended_at,omitempty,omitzero"`
+	Outcome      string       `json:"outcome,omitempty,omitzero"`
+	ParentTaskID string       `json:"parent_task_id,omitempty,omitzero"`
+	Status       TaskStatus   `json:"status"`
+	TaskID       string       `json:"task_id"`
+}
+
+// TaskStatus defines model for Task.Status.
+type TaskStatus string
+
+// Ticket defines model for Ticket.
+type Ticket struct {
+	ExpiresAt time.Time `json:"expires_at"`
+	Value     string    `json:"value"`
+}
+
 // CredentialID defines model for CredentialID.
 type CredentialID = string
+
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
+// TaskID defines model for TaskID.
+type TaskID = string
 
 // ListAuditEventsParams defines parameters for ListAuditEvents.
 type ListAuditEventsParams struct {
@@ -441,11 +599,58 @@ type ListCredentialsParams struct {
 	Limit  *int    `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// IssueCredentialParams defines parameters for IssueCredential.
+type IssueCredentialParams struct {
+	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
+	// hours or until that ends; with another request, `idempotency_mismatch`.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RefreshCredentialParams defines parameters for RefreshCredential.
+type RefreshCredentialParams struct {
+	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
+	// hours or until that ends; with another request, `idempotency_mismatch`.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ResolveCredentialParams defines parameters for ResolveCredential.
+type ResolveCredentialParams struct {
+	// IfNoneMatch The version that you have, as its ETag.
+	IfNoneMatch *string `json:"If-None-Match,omitempty"`
+}
+
+// WatchCredentialParams defines parameters for WatchCredential.
+type WatchCredentialParams struct {
+	Version int `form:"version" json:"version"`
+
+	// Wait Seconds, at most 60.
+	Wait *string `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// IssueTaskCredentialsParams defines parameters for IssueTaskCredentials.
+type IssueTaskCredentialsParams struct {
+	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
+	// hours or until that ends; with another request, `idempotency_mismatch`.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // IssueCredentialJSONRequestBody defines body for IssueCredential for application/json ContentType.
 type IssueCredentialJSONRequestBody = IssueRequest
 
+// RefreshCredentialJSONRequestBody defines body for RefreshCredential for application/json ContentType.
+type RefreshCredentialJSONRequestBody = RefreshRequest
+
 // RevokeCredentialJSONRequestBody defines body for RevokeCredential for application/json ContentType.
 type RevokeCredentialJSONRequestBody = RevokeRequest
+
+// IssueTaskCredentialsJSONRequestBody defines body for IssueTaskCredentials for application/json ContentType.
+type IssueTaskCredentialsJSONRequestBody = IssueSeveralRequest
+
+// EndTaskJSONRequestBody defines body for EndTask for application/json ContentType.
+type EndTaskJSONRequestBody = EndTaskRequest
+
+// RedeemTicketJSONRequestBody defines body for RedeemTicket for application/json ContentType.
+type RedeemTicketJSONRequestBody = RedeemRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -457,16 +662,37 @@ type ServerInterface interface {
 	ListCredentials(w http.ResponseWriter, r *http.Request, params ListCredentialsParams)
 	// IssueCredential Issue one credential for one task
 	// (POST /v1/credentials)
-	IssueCredential(w http.ResponseWriter, r *http.Request)
+	IssueCredential(w http.ResponseWriter, r *http.Request, params IssueCredentialParams)
 	// GetCredential The state of one credential, never its secret
 	// (GET /v1/credentials/{id})
 	GetCredential(w http.ResponseWriter, r *http.Request, id CredentialID)
+	// RefreshCredential The next version, with the one before still good for a while
+	// (POST /v1/credentials/{id}/refresh)
+	RefreshCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params RefreshCredentialParams)
+	// ResolveCredential The current secret, for the holder of the reference
+	// (POST /v1/credentials/{id}/resolve)
+	ResolveCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params ResolveCredentialParams)
 	// RevokeCredential End a credential now
 	// (POST /v1/credentials/{id}/revoke)
 	RevokeCredential(w http.ResponseWriter, r *http.Request, id CredentialID)
+	// WatchCredential Wait for a newer version, or an end
+	// (GET /v1/credentials/{id}/watch)
+	WatchCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params WatchCredentialParams)
 	// ListProfiles What this caller may ask for, and what each provider promises
 	// (GET /v1/profiles)
 	ListProfiles(w http.ResponseWriter, r *http.Request)
+	// GetTask All that a task holds
+	// (GET /v1/tasks/{task_id})
+	GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID)
+	// IssueTaskCredentials Issue several credentials for one task, all or nothing
+	// (POST /v1/tasks/{task_id}/credentials)
+	IssueTaskCredentials(w http.ResponseWriter, r *http.Request, taskID TaskID, params IssueTaskCredentialsParams)
+	// EndTask End a task, and all that it and the tasks below it hold
+	// (POST /v1/tasks/{task_id}/end)
+	EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID)
+	// RedeemTicket Exchange a ticket for its secret, once
+	// (POST /v1/tickets/redeem)
+	RedeemTicket(w http.ResponseWriter, r *http.Request)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -487,7 +713,7 @@ func (_ Unimplemented) ListCredentials(w http.ResponseWriter, r *http.Request, p
 
 // IssueCredential Issue one credential for one task
 // (POST /v1/credentials)
-func (_ Unimplemented) IssueCredential(w http.ResponseWriter, r *http.Request) {
+func (_ Unimplemented) IssueCredential(w http.ResponseWriter, r *http.Request, params IssueCredentialParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -497,15 +723,57 @@ func (_ Unimplemented) GetCredential(w http.ResponseWriter, r *http.Request, id 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// RefreshCredential The next version, with the one before still good for a while
+// (POST /v1/credentials/{id}/refresh)
+func (_ Unimplemented) RefreshCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params RefreshCredentialParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ResolveCredential The current secret, for the holder of the reference
+// (POST /v1/credentials/{id}/resolve)
+func (_ Unimplemented) ResolveCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params ResolveCredentialParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // RevokeCredential End a credential now
 // (POST /v1/credentials/{id}/revoke)
 func (_ Unimplemented) RevokeCredential(w http.ResponseWriter, r *http.Request, id CredentialID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// WatchCredential Wait for a newer version, or an end
+// (GET /v1/credentials/{id}/watch)
+func (_ Unimplemented) WatchCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params WatchCredentialParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListProfiles What this caller may ask for, and what each provider promises
 // (GET /v1/profiles)
 func (_ Unimplemented) ListProfiles(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetTask All that a task holds
+// (GET /v1/tasks/{task_id})
+func (_ Unimplemented) GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// IssueTaskCredentials Issue several credentials for one task, all or nothing
+// (POST /v1/tasks/{task_id}/credentials)
+func (_ Unimplemented) IssueTaskCredentials(w http.ResponseWriter, r *http.Request, taskID TaskID, params IssueTaskCredentialsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// EndTask End a task, and all that it and the tasks below it hold
+// (POST /v1/tasks/{task_id}/end)
+func (_ Unimplemented) EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RedeemTicket Exchange a ticket for its secret, once
+// (POST /v1/tickets/redeem)
+func (_ Unimplemented) RedeemTicket(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -808,8 +1076,35 @@ func (siw *ServerInterfaceWrapper) ListCredentials(w http.ResponseWriter, r *htt
 // IssueCredential operation middleware
 func (siw *ServerInterfaceWrapper) IssueCredential(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params IssueCredentialParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.IssueCredential(w, r)
+		siw.Handler.IssueCredential(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -845,6 +1140,106 @@ func (siw *ServerInterfaceWrapper) GetCredential(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// RefreshCredential operation middleware
+func (siw *ServerInterfaceWrapper) RefreshCredential(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CredentialID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RefreshCredentialParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RefreshCredential(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResolveCredential operation middleware
+func (siw *ServerInterfaceWrapper) ResolveCredential(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CredentialID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ResolveCredentialParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResolveCredential(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // RevokeCredential operation middleware
 func (siw *ServerInterfaceWrapper) RevokeCredential(w http.ResponseWriter, r *http.Request) {
 
@@ -871,11 +1266,182 @@ func (siw *ServerInterfaceWrapper) RevokeCredential(w http.ResponseWriter, r *ht
 	handler.ServeHTTP(w, r)
 }
 
+// WatchCredential operation middleware
+func (siw *ServerInterfaceWrapper) WatchCredential(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CredentialID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params WatchCredentialParams
+
+	// ------------- Required query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "version", r.URL.Query(), &params.Version, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "version"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "version", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", r.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "wait"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "wait", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.WatchCredential(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListProfiles operation middleware
 func (siw *ServerInterfaceWrapper) ListProfiles(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListProfiles(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetTask operation middleware
+func (siw *ServerInterfaceWrapper) GetTask(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "task_id" -------------
+	var taskID TaskID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "task_id", chi.URLParam(r, "task_id"), &taskID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "task_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetTask(w, r, taskID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// IssueTaskCredentials operation middleware
+func (siw *ServerInterfaceWrapper) IssueTaskCredentials(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "task_id" -------------
+	var taskID TaskID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "task_id", chi.URLParam(r, "task_id"), &taskID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "task_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params IssueTaskCredentialsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.IssueTaskCredentials(w, r, taskID, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// EndTask operation middleware
+func (siw *ServerInterfaceWrapper) EndTask(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "task_id" -------------
+	var taskID TaskID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "task_id", chi.URLParam(r, "task_id"), &taskID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "task_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.EndTask(w, r, taskID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RedeemTicket operation middleware
+func (siw *ServerInterfaceWrapper) RedeemTicket(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RedeemTicket(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1011,6 +1577,27 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/credentials/{id}/revoke", wrapper.RevokeCredential)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/credentials/{id}/refresh", wrapper.RefreshCredential)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/credentials/{id}/resolve", wrapper.ResolveCredential)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/credentials/{id}/watch", wrapper.WatchCredential)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/tickets/redeem", wrapper.RedeemTicket)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/tasks/{task_id}", wrapper.GetTask)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/tasks/{task_id}/credentials", wrapper.IssueTaskCredentials)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/tasks/{task_id}/end", wrapper.EndTask)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/profiles", wrapper.ListProfiles)
 	})
 	r.Group(func(r chi.Router) {
@@ -1112,7 +1699,8 @@ func (response ListCredentialsdefaultApplicationProblemPlusJSONResponse) VisitLi
 }
 
 type IssueCredentialRequestObject struct {
-	Body *IssueCredentialJSONRequestBody
+	Params IssueCredentialParams
+	Body   *IssueCredentialJSONRequestBody
 }
 
 type IssueCredentialResponseObject interface {
@@ -1193,6 +1781,113 @@ func (response GetCredentialdefaultApplicationProblemPlusJSONResponse) VisitGetC
 	return err
 }
 
+type RefreshCredentialRequestObject struct {
+	ID     CredentialID `json:"id"`
+	Params RefreshCredentialParams
+	Body   *RefreshCredentialJSONRequestBody
+}
+
+type RefreshCredentialResponseObject interface {
+	VisitRefreshCredentialResponse(w http.ResponseWriter) error
+}
+
+type RefreshCredential201JSONResponse IssuedCredential
+
+func (response RefreshCredential201JSONResponse) VisitRefreshCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RefreshCredentialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response RefreshCredentialdefaultApplicationProblemPlusJSONResponse) VisitRefreshCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveCredentialRequestObject struct {
+	ID     CredentialID `json:"id"`
+	Params ResolveCredentialParams
+}
+
+type ResolveCredentialResponseObject interface {
+	VisitResolveCredentialResponse(w http.ResponseWriter) error
+}
+
+type ResolveCredential200ResponseHeaders struct {
+	ETag string
+}
+
+type ResolveCredential200JSONResponse struct {
+	Body    ResolvedCredential
+	Headers ResolveCredential200ResponseHeaders
+}
+
+func (response ResolveCredential200JSONResponse) VisitResolveCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResolveCredential304ResponseHeaders struct {
+	ETag string
+}
+
+type ResolveCredential304Response struct {
+	Headers ResolveCredential304ResponseHeaders
+}
+
+func (response ResolveCredential304Response) VisitResolveCredentialResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type ResolveCredentialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ResolveCredentialdefaultApplicationProblemPlusJSONResponse) VisitResolveCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RevokeCredentialRequestObject struct {
 	ID   CredentialID `json:"id"`
 	Body *RevokeCredentialJSONRequestBody
@@ -1249,6 +1944,56 @@ func (response RevokeCredentialdefaultApplicationProblemPlusJSONResponse) VisitR
 	return err
 }
 
+type WatchCredentialRequestObject struct {
+	ID     CredentialID `json:"id"`
+	Params WatchCredentialParams
+}
+
+type WatchCredentialResponseObject interface {
+	VisitWatchCredentialResponse(w http.ResponseWriter) error
+}
+
+type WatchCredential200JSONResponse Credential
+
+func (response WatchCredential200JSONResponse) VisitWatchCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type WatchCredential304Response struct {
+}
+
+func (response WatchCredential304Response) VisitWatchCredentialResponse(w http.ResponseWriter) error {
+	w.WriteHeader(304)
+	return nil
+}
+
+type WatchCredentialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response WatchCredentialdefaultApplicationProblemPlusJSONResponse) VisitWatchCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListProfilesRequestObject struct {
 }
 
@@ -1289,6 +2034,187 @@ func (response ListProfilesdefaultApplicationProblemPlusJSONResponse) VisitListP
 	return err
 }
 
+type GetTaskRequestObject struct {
+	TaskID TaskID `json:"task_id"`
+}
+
+type GetTaskResponseObject interface {
+	VisitGetTaskResponse(w http.ResponseWriter) error
+}
+
+type GetTask200JSONResponse Task
+
+func (response GetTask200JSONResponse) VisitGetTaskResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetTaskdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetTaskdefaultApplicationProblemPlusJSONResponse) VisitGetTaskResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueTaskCredentialsRequestObject struct {
+	TaskID TaskID `json:"task_id"`
+	Params IssueTaskCredentialsParams
+	Body   *IssueTaskCredentialsJSONRequestBody
+}
+
+type IssueTaskCredentialsResponseObject interface {
+	VisitIssueTaskCredentialsResponse(w http.ResponseWriter) error
+}
+
+type IssueTaskCredentials201JSONResponse IssuedCredentials
+
+func (response IssueTaskCredentials201JSONResponse) VisitIssueTaskCredentialsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueTaskCredentialsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response IssueTaskCredentialsdefaultApplicationProblemPlusJSONResponse) VisitIssueTaskCredentialsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndTaskRequestObject struct {
+	TaskID TaskID `json:"task_id"`
+	Body   *EndTaskJSONRequestBody
+}
+
+type EndTaskResponseObject interface {
+	VisitEndTaskResponse(w http.ResponseWriter) error
+}
+
+type EndTask200JSONResponse Task
+
+func (response EndTask200JSONResponse) VisitEndTaskResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndTask202JSONResponse Task
+
+func (response EndTask202JSONResponse) VisitEndTaskResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndTaskdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response EndTaskdefaultApplicationProblemPlusJSONResponse) VisitEndTaskResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedeemTicketRequestObject struct {
+	Body *RedeemTicketJSONRequestBody
+}
+
+type RedeemTicketResponseObject interface {
+	VisitRedeemTicketResponse(w http.ResponseWriter) error
+}
+
+type RedeemTicket200JSONResponse IssuedCredential
+
+func (response RedeemTicket200JSONResponse) VisitRedeemTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RedeemTicketdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response RedeemTicketdefaultApplicationProblemPlusJSONResponse) VisitRedeemTicketResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// ListAuditEvents The history, for auditors and operators
@@ -1303,12 +2229,33 @@ type StrictServerInterface interface {
 	// GetCredential The state of one credential, never its secret
 	// (GET /v1/credentials/{id})
 	GetCredential(ctx context.Context, request GetCredentialRequestObject) (GetCredentialResponseObject, error)
+	// RefreshCredential The next version, with the one before still good for a while
+	// (POST /v1/credentials/{id}/refresh)
+	RefreshCredential(ctx context.Context, request RefreshCredentialRequestObject) (RefreshCredentialResponseObject, error)
+	// ResolveCredential The current secret, for the holder of the reference
+	// (POST /v1/credentials/{id}/resolve)
+	ResolveCredential(ctx context.Context, request ResolveCredentialRequestObject) (ResolveCredentialResponseObject, error)
 	// RevokeCredential End a credential now
 	// (POST /v1/credentials/{id}/revoke)
 	RevokeCredential(ctx context.Context, request RevokeCredentialRequestObject) (RevokeCredentialResponseObject, error)
+	// WatchCredential Wait for a newer version, or an end
+	// (GET /v1/credentials/{id}/watch)
+	WatchCredential(ctx context.Context, request WatchCredentialRequestObject) (WatchCredentialResponseObject, error)
 	// ListProfiles What this caller may ask for, and what each provider promises
 	// (GET /v1/profiles)
 	ListProfiles(ctx context.Context, request ListProfilesRequestObject) (ListProfilesResponseObject, error)
+	// GetTask All that a task holds
+	// (GET /v1/tasks/{task_id})
+	GetTask(ctx context.Context, request GetTaskRequestObject) (GetTaskResponseObject, error)
+	// IssueTaskCredentials Issue several credentials for one task, all or nothing
+	// (POST /v1/tasks/{task_id}/credentials)
+	IssueTaskCredentials(ctx context.Context, request IssueTaskCredentialsRequestObject) (IssueTaskCredentialsResponseObject, error)
+	// EndTask End a task, and all that it and the tasks below it hold
+	// (POST /v1/tasks/{task_id}/end)
+	EndTask(ctx context.Context, request EndTaskRequestObject) (EndTaskResponseObject, error)
+	// RedeemTicket Exchange a ticket for its secret, once
+	// (POST /v1/tickets/redeem)
+	RedeemTicket(ctx context.Context, request RedeemTicketRequestObject) (RedeemTicketResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -1403,8 +2350,10 @@ func (sh *strictHandler) ListCredentials(w http.ResponseWriter, r *http.Request,
 }
 
 // IssueCredential operation middleware
-func (sh *strictHandler) IssueCredential(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) IssueCredential(w http.ResponseWriter, r *http.Request, params IssueCredentialParams) {
 	var request IssueCredentialRequestObject
+
+	request.Params = params
 
 	var body IssueCredentialJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -1459,6 +2408,70 @@ func (sh *strictHandler) GetCredential(w http.ResponseWriter, r *http.Request, i
 	}
 }
 
+// RefreshCredential operation middleware
+func (sh *strictHandler) RefreshCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params RefreshCredentialParams) {
+	var request RefreshCredentialRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	var body RefreshCredentialJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RefreshCredential(ctx, request.(RefreshCredentialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RefreshCredential")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RefreshCredentialResponseObject); ok {
+		if err := validResponse.VisitRefreshCredentialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ResolveCredential operation middleware
+func (sh *strictHandler) ResolveCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params ResolveCredentialParams) {
+	var request ResolveCredentialRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ResolveCredential(ctx, request.(ResolveCredentialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ResolveCredential")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ResolveCredentialResponseObject); ok {
+		if err := validResponse.VisitResolveCredentialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // RevokeCredential operation middleware
 func (sh *strictHandler) RevokeCredential(w http.ResponseWriter, r *http.Request, id CredentialID) {
 	var request RevokeCredentialRequestObject
@@ -1495,6 +2508,33 @@ func (sh *strictHandler) RevokeCredential(w http.ResponseWriter, r *http.Request
 	}
 }
 
+// WatchCredential operation middleware
+func (sh *strictHandler) WatchCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params WatchCredentialParams) {
+	var request WatchCredentialRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.WatchCredential(ctx, request.(WatchCredentialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "WatchCredential")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(WatchCredentialResponseObject); ok {
+		if err := validResponse.VisitWatchCredentialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListProfiles operation middleware
 func (sh *strictHandler) ListProfiles(w http.ResponseWriter, r *http.Request) {
 	var request ListProfilesRequestObject
@@ -1512,6 +2552,133 @@ func (sh *strictHandler) ListProfiles(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListProfilesResponseObject); ok {
 		if err := validResponse.VisitListProfilesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetTask operation middleware
+func (sh *strictHandler) GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+	var request GetTaskRequestObject
+
+	request.TaskID = taskID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetTask(ctx, request.(GetTaskRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetTask")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetTaskResponseObject); ok {
+		if err := validResponse.VisitGetTaskResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// IssueTaskCredentials operation middleware
+func (sh *strictHandler) IssueTaskCredentials(w http.ResponseWriter, r *http.Request, taskID TaskID, params IssueTaskCredentialsParams) {
+	var request IssueTaskCredentialsRequestObject
+
+	request.TaskID = taskID
+	request.Params = params
+
+	var body IssueTaskCredentialsJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.IssueTaskCredentials(ctx, request.(IssueTaskCredentialsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "IssueTaskCredentials")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(IssueTaskCredentialsResponseObject); ok {
+		if err := validResponse.VisitIssueTaskCredentialsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// EndTask operation middleware
+func (sh *strictHandler) EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+	var request EndTaskRequestObject
+
+	request.TaskID = taskID
+
+	var body EndTaskJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.EndTask(ctx, request.(EndTaskRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "EndTask")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(EndTaskResponseObject); ok {
+		if err := validResponse.VisitEndTaskResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RedeemTicket operation middleware
+func (sh *strictHandler) RedeemTicket(w http.ResponseWriter, r *http.Request) {
+	var request RedeemTicketRequestObject
+
+	var body RedeemTicketJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RedeemTicket(ctx, request.(RedeemTicketRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RedeemTicket")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RedeemTicketResponseObject); ok {
+		if err := validResponse.VisitRedeemTicketResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

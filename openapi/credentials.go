@@ -15,7 +15,8 @@ func (s *server) IssueCredential(ctx context.Context, r IssueCredentialRequestOb
 	issued, err := s.Broker.Issue(ctx, *callerOf(ctx), broker.Request{
 		TaskID: r.Body.TaskID, AgentID: r.Body.AgentID, Profile: r.Body.Profile, Scopes: r.Body.Scopes,
 		TTL: time.Duration(r.Body.TTLSeconds) * time.Second, Metadata: r.Body.Metadata,
-	})
+		ParentTaskID: r.Body.ParentTaskID, TaskToken: r.Body.TaskToken, Ticket: r.Body.Delivery == IssueRequestDeliveryTicket,
+	}, value(r.Params.IdempotencyKey))
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func (s *server) RevokeCredential(ctx context.Context, r RevokeCredentialRequest
 	if err != nil {
 		return nil, err
 	}
-	if c.Version.State.Ended() || c.Version.Revocation.Result == broker.ResultExpires {
+	if achieved(c) {
 		return RevokeCredential200JSONResponse(s.credential(c)), nil
 	}
 	return RevokeCredential202JSONResponse(s.credential(c)), nil
@@ -113,15 +114,25 @@ func (s *server) credential(c broker.Credential) Credential {
 	}
 }
 
-// issued is the one place where a secret goes into an answer.
+// issued and revealed are the places where a secret goes into an answer.
 func (s *server) issued(i broker.Issued) IssuedCredential {
 	c := s.credential(i.Credential)
-	return IssuedCredential{
+	out := IssuedCredential{
 		ID: c.ID, Version: c.Version, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Scopes: c.Scopes, Metadata: c.Metadata, Status: c.Status, IssuedAt: c.IssuedAt, ExpiresAt: c.ExpiresAt,
 		RefreshAfter: c.RefreshAfter, UpstreamExpiresAt: c.UpstreamExpiresAt, Revocation: c.Revocation, Trace: c.Trace,
-		Secret: Secret{Type: i.Secret.Type, Fields: reveal(i.Secret.Fields), Env: reveal(i.Secret.Env)},
+		TaskToken: i.Secret.TaskToken.Reveal(),
 	}
+	if i.Ticket.Empty() {
+		out.Secret = revealed(i.Secret)
+	} else {
+		out.Ticket = Ticket{Value: i.Ticket.Reveal(), ExpiresAt: i.TicketExpiresAt}
+	}
+	return out
+}
+
+func revealed(b broker.Bundle) Secret {
+	return Secret{Type: b.Type, Fields: reveal(b.Fields), Env: reveal(b.Env)}
 }
 
 func reveal(m map[string]broker.Secret) map[string]string {

@@ -40,7 +40,11 @@ type Config struct {
 }
 
 // server implements StrictServerInterface.
-type server struct{ Config }
+type server struct {
+	Config
+	spec    *openapi3.T
+	guesses *guesses
+}
 
 // New makes the handler of the whole HTTP contract.
 func New(cfg Config) (http.Handler, error) {
@@ -51,7 +55,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the contract: %w", err)
 	}
-	s := &server{cfg}
+	s := &server{cfg, spec, newGuesses()}
 	r := chi.NewRouter()
 	r.Use(identify, s.observe, s.recoverPanic, limitBody)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -70,7 +74,7 @@ func New(cfg Config) (http.Handler, error) {
 	// The middlewares of With run after routing, so they know which operation it is.
 	HandlerWithOptions(NewStrictHandlerWithOptions(s, nil, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: s.badRequest, ResponseErrorHandlerFunc: s.problem,
-	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, s.validate(spec)), ErrorHandlerFunc: s.badRequest})
+	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, s.validate), ErrorHandlerFunc: s.badRequest})
 	return r, nil
 }
 

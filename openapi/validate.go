@@ -14,33 +14,37 @@ import (
 	"github.com/taskpass/taskpass/broker"
 )
 
-// validate holds each request against the contract: parameters, media type, body. chi has found the operation already,
-// so its route's pattern is the contract's path.
-func (s *server) validate(spec *openapi3.T) func(http.Handler) http.Handler {
-	options := &openapi3filter.Options{
-		MultiError:         true,
-		AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, // authenticate did it
-	}
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			route := chi.RouteContext(r.Context())
-			pattern := route.RoutePattern()
-			item := spec.Paths.Value(pattern)
-			params := make(map[string]string, len(route.URLParams.Keys))
-			for i, key := range route.URLParams.Keys {
-				params[key] = route.URLParams.Values[i]
-			}
-			err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
-				Request: r, PathParams: params, Options: options,
-				Route: &routers.Route{Spec: spec, Path: pattern, PathItem: item, Method: r.Method, Operation: item.GetOperation(r.Method)},
-			})
-			if err != nil {
-				s.problem(w, r, invalidBy(err))
-				return
-			}
-			next.ServeHTTP(w, r)
+var validation = &openapi3filter.Options{
+	MultiError:         true,
+	AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, // authenticate did it
+}
+
+// operation is what the contract says of a request. chi has found its route already, whose pattern is the contract's path.
+func (s *server) operation(r *http.Request) (string, *openapi3.PathItem, *openapi3.Operation) {
+	pattern := chi.RouteContext(r.Context()).RoutePattern()
+	item := s.spec.Paths.Value(pattern)
+	return pattern, item, item.GetOperation(r.Method)
+}
+
+// validate holds each request against the contract: parameters, media type, body.
+func (s *server) validate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		found := chi.RouteContext(r.Context()).URLParams
+		params := make(map[string]string, len(found.Keys))
+		for i, key := range found.Keys {
+			params[key] = found.Values[i]
+		}
+		path, item, operation := s.operation(r)
+		err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
+			Request: r, PathParams: params, Options: validation,
+			Route: &routers.Route{Spec: s.spec, Path: path, PathItem: item, Method: r.Method, Operation: operation},
 		})
-	}
+		if err != nil {
+			s.problem(w, r, invalidBy(err))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func invalidBy(err error) error {

@@ -1,7 +1,7 @@
 // Package auth finds out who is calling, and makes and ends the tokens by which callers prove it.
 //
 // It decides whether a token is good and whose it is. It refuses to know what the caller may then do: that is the
-// policy's business. A token is kept only as its SHA-256; it has 176 random bits, so the hash needs no salt.
+// policy's business. A token is kept only as its SHA-256.
 package auth
 
 import (
@@ -21,35 +21,65 @@ const (
 // Authenticator knows callers by their tokens. It is safe for concurrent use.
 type Authenticator struct {
 	tokens broker.Tokens
+	tasks  broker.TaskTokens
 	clock  func() time.Time
 }
 
+// Tokens is where all tokens are kept.
+type Tokens interface {
+	broker.Tokens
+	broker.TaskTokens
+}
+
 // New makes an Authenticator over the tokens that are kept there. A nil clock is time.Now.
-func New(tokens broker.Tokens, clock func() time.Time) *Authenticator {
+func New(tokens Tokens, clock func() time.Time) *Authenticator {
 	if clock == nil {
 		clock = time.Now
 	}
-	return &Authenticator{tokens, clock}
+	return &Authenticator{tokens, tokens, clock}
 }
 
-// Authenticate finds the caller whose token this is. Every call asks the ledger: a token that was revoked is refused from
-// that moment on, on every replica. The error is unauthenticated, token_expired or token_revoked.
+// Authenticate finds the caller whose token this is: a caller's own, or a task's. Every call asks the ledger: a token that
+// was revoked, or whose task has ended, is refused from that moment on, on every replica. The error is unauthenticated,
+// token_expired or token_revoked.
 func (a *Authenticator) Authenticate(ctx context.Context, token string) (broker.Caller, error) {
-	if !WellFormed(PrefixCaller, token) {
-		return broker.Caller{}, broker.Errorf(broker.CodeUnauthenticated, "send a caller token: Authorization: Bearer tpc_…")
-	}
-	t, err := a.tokens.FindToken(ctx, hash(token))
 	switch {
-	case errors.Is(err, broker.ErrNoSuch):
-		return broker.Caller{}, broker.Errorf(broker.CodeUnauthenticated, "the token is not known here")
-	case err != nil:
+	case broker.WellFormed(broker.PrefixCaller, token):
+		return a.caller(ctx, token)
+	case broker.WellFormed(broker.PrefixTask, token):
+		return a.task(ctx, token)
+	}
+	return broker.Caller{}, broker.Errorf(broker.CodeUnauthenticated, "send a token: Authorization: Bearer tpc_… or tpt_…")
+}
+
+func (a *Authenticator) caller(ctx context.Context, token string) (broker.Caller, error) {
+	t, err := a.tokens.FindToken(ctx, broker.HashToken(token))
+	if err := a.good(err, !t.RevokedAt.IsZero(), t.ExpiresAt); err != nil {
 		return broker.Caller{}, err
-	case !t.RevokedAt.IsZero():
-		return broker.Caller{}, broker.Errorf(broker.CodeTokenRevoked, "the token was revoked")
-	case !a.clock().Before(t.ExpiresAt):
-		return broker.Caller{}, broker.Errorf(broker.CodeTokenExpired, "the token has expired")
 	}
 	return broker.Caller{Name: t.Caller, Role: t.Role, Auth: "token:" + t.ID}, nil
+}
+
+func (a *Authenticator) task(ctx context.Context, token string) (broker.Caller, error) {
+	t, ended, err := a.tasks.FindTaskToken(ctx, broker.HashToken(token))
+	if err := a.good(err, ended, t.ExpiresAt); err != nil {
+		return broker.Caller{}, err
+	}
+	return broker.Caller{Name: t.Caller, Role: broker.RoleAgent, TaskID: t.TaskID, Auth: "token:" + t.ID}, nil
+}
+
+func (a *Authenticator) good(err error, revoked bool, expires time.Time) error {
+	switch {
+	case errors.Is(err, broker.ErrNoSuch):
+		return broker.Errorf(broker.CodeUnauthenticated, "the token is not known here")
+	case err != nil:
+		return err
+	case revoked:
+		return broker.Errorf(broker.CodeTokenRevoked, "the token was revoked, or its task has ended")
+	case !a.clock().Before(expires):
+		return broker.Errorf(broker.CodeTokenExpired, "the token has expired")
+	}
+	return nil
 }
 
 // Create makes a token for a caller; the secret is shown this once. by is who asked, for the record.
@@ -70,9 +100,9 @@ func (a *Authenticator) Create(ctx context.Context, by broker.Caller, name strin
 		}
 	}
 	now := a.clock().UTC()
-	secret := NewToken(PrefixCaller)
+	secret := broker.NewToken(broker.PrefixCaller)
 	t := broker.Token{ID: broker.NewTokenID(), Caller: name, Role: role, CreatedAt: now, ExpiresAt: now.Add(ttl)}
-	err := a.tokens.AddToken(ctx, t, hash(secret.Reveal()), broker.Event{
+	err := a.tokens.AddToken(ctx, t, broker.HashToken(secret.Reveal()), broker.Event{
 		ID: broker.NewEventID(), At: now, Type: broker.EventTokenCreated, Caller: by, TTL: ttl, ExpiresAt: t.ExpiresAt,
 		Trace: map[string]string{"token_id": t.ID, "caller": name, "role": string(role)},
 	})

@@ -23,30 +23,34 @@ const (
 
 // write is a state change and its events: they commit together or not at all.
 type write struct {
-	sql    string // empty: only the events
-	args   []any
-	events []broker.Event
-	done   chan error // buffered: the committer never waits for a caller that has gone
+	statements []statement
+	counts     []count
+	notify     []broker.CredentialID // whose watchers to wake
+	events     []broker.Event
+	done       chan error // buffered: the committer never waits for a caller that has gone
 }
 
-// commit writes the statement that query sends, and the events, as one write of the group committer. A nil query writes
-// only the events.
-func (s *Store) commit(ctx context.Context, events []broker.Event, query func(*db.Queries) error) error {
-	w := &write{events: events}
-	if query != nil {
-		if err := query(db.New(capture{w})); err != nil {
+type statement struct {
+	sql  string
+	args []any
+}
+
+// commit writes the statements that queries sends, and the events, as one write of the group committer.
+func (s *Store) commit(ctx context.Context, w *write, queries func(*db.Queries) error) error {
+	if queries != nil {
+		if err := queries(db.New(capture{w})); err != nil {
 			return err
 		}
 	}
 	return s.committer.commit(ctx, w)
 }
 
-// capture stands in for a connection: it keeps the statement that a generated query would send, so that the committer
+// capture stands in for a connection: it keeps the statements that generated queries would send, so that the committer
 // can send many of them together and the queries stay typed.
 type capture struct{ *write }
 
 func (c capture) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	c.sql, c.args = sql, args
+	c.statements = append(c.statements, statement{sql, args})
 	return pgconn.CommandTag{}, nil
 }
 
@@ -148,14 +152,20 @@ func (c *committer) send(group []*write) error {
 	defer cancel()
 	var batch pgx.Batch
 	var events []broker.Event
+	var totals counts
 	for _, w := range group {
-		if w.sql != "" {
-			batch.Queue(w.sql, w.args...)
+		for _, s := range w.statements {
+			batch.Queue(s.sql, s.args...)
 		}
+		for _, id := range w.notify {
+			batch.Queue("SELECT pg_notify($1, $2)", channel, string(id))
+		}
+		totals.add(w.counts)
 		events = append(events, w.events...)
 	}
 	if err := audit.Append(&batch, events); err != nil {
 		return err
 	}
+	totals.queue(&batch) // last, for their rows are those that other groups wait for
 	return c.pool.SendBatch(ctx, &batch).Close()
 }

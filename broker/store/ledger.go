@@ -22,7 +22,10 @@ const (
 
 	constraintState   = "versions_state"
 	constraintDiagram = "versions_diagram"
-	constraintOneKey  = "slots_one_holder_a_key"
+	constraintNumber  = "versions_credential_id_number_key"
+	constraintOneKey  = "idempotency_one_key"
+	constraintOneHold = "slots_one_holder_a_key"
+	constraintLimit   = "live_counts_within_limit"
 )
 
 func isCode(err error, code string) bool {
@@ -43,26 +46,140 @@ func breaks(err error, code string, constraints ...string) bool {
 	return false
 }
 
-// Begin implements broker.Ledger.
-func (s *Store) Begin(ctx context.Context, c broker.Credential, e broker.Event) error {
+// Begin implements broker.Versions.
+func (s *Store) Begin(ctx context.Context, in broker.Intent) error {
+	w := &write{events: in.Events}
+	err := s.commit(ctx, w, func(q *db.Queries) error {
+		if err := addKey(ctx, q, in.Key, idsOf(in.Credentials)); err != nil {
+			return err
+		}
+		for _, c := range in.Credentials {
+			w.counts = append(w.counts, countsOf(c, 1, in.Limits)...)
+			if err := beginCredential(ctx, q, c); err != nil {
+				return err
+			}
+		}
+		return beginExtras(ctx, q, in)
+	})
+	switch {
+	case breaks(err, uniqueViolation, constraintOneKey):
+		return broker.ErrKeyUsed
+	case breaks(err, checkViolation, constraintState):
+		return broker.ErrTaskEnded
+	case breaks(err, checkViolation, constraintLimit):
+		return s.overLimit(ctx, in)
+	}
+	return err
+}
+
+// addKey comes first in its transaction: a repeated request is told so, whatever else is wrong with it by now.
+func addKey(ctx context.Context, q *db.Queries, k *broker.RequestKey, ids []string) error {
+	if k == nil {
+		return nil
+	}
+	return q.AddIdempotency(ctx, db.AddIdempotencyParams{
+		Caller: k.Caller, KeySha256: k.SHA256, RequestSha256: k.RequestSHA256, Credentials: ids,
+		Seen: int32(k.Seen), ExpiresAt: k.ExpiresAt, //nolint:gosec // counts from 1
+	})
+}
+
+func idsOf(list []broker.Credential) []string {
+	ids := make([]string, len(list))
+	for i, c := range list {
+		ids[i] = string(c.ID)
+	}
+	return ids
+}
+
+func beginCredential(ctx context.Context, q *db.Queries, c broker.Credential) error {
 	metadata, err := json.Marshal(orEmpty(c.Metadata))
 	if err != nil {
 		return err
 	}
 	v := c.Version
-	return s.commit(ctx, []broker.Event{e}, func(q *db.Queries) error {
-		return q.BeginCredential(ctx, db.BeginCredentialParams{
-			CredentialID: string(c.ID), Caller: c.Caller, TaskID: c.TaskID, AgentID: c.AgentID,
-			Profile: c.Profile, Provider: c.Provider, Requested: c.Requested, Scopes: c.Scopes, Metadata: metadata,
-			TtlMs: c.TTL.Milliseconds(), CreatedAt: c.CreatedAt,
-			VersionID: string(v.ID), Number: int32(v.Number), State: string(v.State), //nolint:gosec // counts from 1
-			IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt, SelfExpires: v.SelfExpires, Upstream: v.Upstream, DueAt: &v.DueAt,
+	return q.BeginCredential(ctx, db.BeginCredentialParams{
+		CredentialID: string(c.ID), Caller: c.Caller, TaskID: c.TaskID, AgentID: c.AgentID,
+		Profile: c.Profile, Provider: c.Provider, Requested: c.Requested, Scopes: c.Scopes, Metadata: metadata,
+		TtlMs: c.TTL.Milliseconds(), CreatedAt: c.CreatedAt, HardEndAt: orNil(c.HardEnd),
+		VersionID: string(v.ID), Number: int32(v.Number), State: string(v.State), //nolint:gosec // counts from 1
+		IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt, SelfExpires: v.SelfExpires, Upstream: v.Upstream,
+		DueAt: &v.DueAt, Unclaimed: v.Unclaimed,
+	})
+}
+
+func beginExtras(ctx context.Context, q *db.Queries, in broker.Intent) error {
+	for _, t := range in.Tickets {
+		if err := q.AddTicket(ctx, db.AddTicketParams{
+			Sha256: t.SHA256, CredentialID: string(t.Credential), VersionID: string(t.Version), Sealed: t.Sealed, ExpiresAt: t.ExpiresAt,
+		}); err != nil {
+			return err
+		}
+	}
+	if t := in.TaskToken; t != nil {
+		return q.AddTaskToken(ctx, db.AddTaskTokenParams{
+			Sha256: t.SHA256, ID: t.ID, Caller: t.Caller, TaskID: t.TaskID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt,
+		})
+	}
+	return nil
+}
+
+// Next implements broker.Versions.
+func (s *Store) Next(ctx context.Context, c broker.Credential, key *broker.RequestKey, e broker.Event) error {
+	v := c.Version
+	w := &write{events: []broker.Event{e}, counts: countsOf(c, 1, unlimited)}
+	err := s.commit(ctx, w, func(q *db.Queries) error {
+		if err := addKey(ctx, q, key, []string{string(c.ID)}); err != nil {
+			return err
+		}
+		return q.BeginVersion(ctx, db.BeginVersionParams{
+			ID: string(v.ID), CredentialID: string(c.ID), Number: int32(v.Number), Provider: c.Provider, //nolint:gosec // counts from 1
+			Caller: c.Caller, TaskID: c.TaskID, State: string(v.State), IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt,
+			SelfExpires: v.SelfExpires, Upstream: v.Upstream, DueAt: &v.DueAt,
+		})
+	})
+	switch {
+	case breaks(err, uniqueViolation, constraintOneKey):
+		return broker.ErrKeyUsed
+	case breaks(err, uniqueViolation, constraintNumber):
+		return broker.ErrMoved
+	case breaks(err, checkViolation, constraintState):
+		return broker.ErrTaskEnded
+	}
+	return err
+}
+
+// Activate implements broker.Versions.
+func (s *Store) Activate(ctx context.Context, c broker.Credential, sealed []byte, others time.Time, e broker.Event) error {
+	w := &write{events: []broker.Event{e}}
+	return s.move(ctx, w, c, []broker.State{broker.StateIssuing}, sealed, func(q *db.Queries) error {
+		if c.Version.Number == 1 {
+			return nil
+		}
+		w.notify = append(w.notify, c.ID)
+		return q.SucceedVersion(ctx, db.SucceedVersionParams{
+			Number: int32(c.Version.Number), CredentialID: string(c.ID), Until: others, //nolint:gosec // counts from 1
 		})
 	})
 }
 
-// Move implements broker.Ledger.
+// Move implements broker.Versions.
 func (s *Store) Move(ctx context.Context, c broker.Credential, from []broker.State, sealed []byte, events ...broker.Event) error {
+	w := &write{events: events}
+	if c.Version.State.Ended() {
+		w.counts = countsOf(c, -1, broker.Limits{})
+	}
+	if len(events) > 0 { // an attempt put off changes nothing that a holder should know
+		w.notify = append(w.notify, c.ID)
+	}
+	return s.move(ctx, w, c, from, sealed, func(q *db.Queries) error {
+		if !c.Version.Unclaimed {
+			return nil
+		}
+		return q.VoidTicket(ctx, string(c.Version.ID))
+	})
+}
+
+func (s *Store) move(ctx context.Context, w *write, c broker.Credential, from []broker.State, sealed []byte, more func(*db.Queries) error) error {
 	v := c.Version
 	trace, err := json.Marshal(orEmpty(v.Trace))
 	if err != nil {
@@ -72,15 +189,16 @@ func (s *Store) Move(ctx context.Context, c broker.Credential, from []broker.Sta
 	for i, f := range from {
 		states[i] = string(f)
 	}
-	err = s.commit(ctx, events, func(q *db.Queries) error {
-		return q.MoveVersion(ctx, db.MoveVersionParams{
+	err = s.commit(ctx, w, func(q *db.Queries) error {
+		return errors.Join(q.MoveVersion(ctx, db.MoveVersionParams{
 			ID: string(v.ID), FromStates: states, State: string(v.State), Sealed: sealed,
+			Caller: c.Caller, TaskID: c.TaskID, Unclaimed: v.Unclaimed,
 			UpstreamExpiresAt: orNil(v.UpstreamExpiresAt), UpstreamIds: nonNil(v.UpstreamIDs), Trace: trace,
 			Fingerprint: v.Fingerprint, Cause: string(v.Cause), Reason: v.Reason,
 			Result: string(v.Revocation.Result), EffectiveAt: orNil(v.Revocation.EffectiveAt), Basis: v.Revocation.Basis,
 			LastError: string(v.LastError), Attempts: int32(v.Attempts), //nolint:gosec // one a day at the most
 			DueAt: orNil(v.DueAt), EndedAt: orNil(v.EndedAt),
-		})
+		}), more(q))
 	})
 	if breaks(err, checkViolation, constraintState, constraintDiagram) {
 		return broker.ErrMoved
@@ -88,21 +206,73 @@ func (s *Store) Move(ctx context.Context, c broker.Credential, from []broker.Sta
 	return err
 }
 
-// Record implements broker.Ledger.
-func (s *Store) Record(ctx context.Context, events ...broker.Event) error {
-	return s.commit(ctx, events, nil)
+// AskIssuingToEnd implements broker.Versions.
+func (s *Store) AskIssuingToEnd(ctx context.Context, id broker.CredentialID, cause broker.Cause) error {
+	return s.q.AskIssuingToEnd(ctx, db.AskIssuingToEndParams{Cause: string(cause), CredentialID: string(id)})
 }
 
-// Credential implements broker.Ledger.
+// Record implements broker.Versions.
+func (s *Store) Record(ctx context.Context, events ...broker.Event) error {
+	return s.commit(ctx, &write{events: events}, nil)
+}
+
+// Credential implements broker.Versions.
 func (s *Store) Credential(ctx context.Context, id broker.CredentialID) (broker.Credential, error) {
 	row, err := s.q.FindCredential(ctx, string(id))
-	if errors.Is(err, pgx.ErrNoRows) {
-		return broker.Credential{}, broker.ErrNoSuch
-	}
 	if err != nil {
-		return broker.Credential{}, err
+		return broker.Credential{}, orNoSuch(err)
 	}
 	return toCredential(row.Credential, row.Version)
+}
+
+// Latest implements broker.Versions.
+func (s *Store) Latest(ctx context.Context, id broker.CredentialID) (broker.Credential, error) {
+	row, err := s.q.LatestVersion(ctx, string(id))
+	if err != nil {
+		return broker.Credential{}, orNoSuch(err)
+	}
+	return toCredential(row.Credential, row.Version)
+}
+
+// Alive implements broker.Versions.
+func (s *Store) Alive(ctx context.Context, id broker.CredentialID) ([]broker.Credential, error) {
+	rows, err := s.q.AliveVersions(ctx, string(id))
+	list := make([]broker.Credential, len(rows))
+	for i, row := range rows {
+		c, rowErr := toCredential(row.Credential, row.Version)
+		list[i], err = c, errors.Join(err, rowErr)
+	}
+	return list, err
+}
+
+// Sealed implements broker.Versions.
+func (s *Store) Sealed(ctx context.Context, id broker.VersionID) ([]byte, error) {
+	sealed, err := s.q.SealedVersion(ctx, string(id))
+	return sealed, orNoSuch(err)
+}
+
+// Repeated implements broker.Versions.
+func (s *Store) Repeated(ctx context.Context, caller string, keySHA256 []byte) (broker.RequestKey, error) {
+	row, err := s.q.FindIdempotency(ctx, db.FindIdempotencyParams{Caller: caller, KeySha256: keySHA256})
+	k := broker.RequestKey{
+		Caller: row.Caller, SHA256: row.KeySha256, RequestSHA256: row.RequestSha256, Seen: int(row.Seen), ExpiresAt: row.ExpiresAt,
+	}
+	for _, id := range row.Credentials {
+		k.Credentials = append(k.Credentials, broker.CredentialID(id))
+	}
+	return k, orNoSuch(err)
+}
+
+// Tidy implements broker.Versions.
+func (s *Store) Tidy(ctx context.Context, now time.Time) error {
+	return errors.Join(s.q.DropOldIdempotency(ctx, now), s.q.DropOldTaskTokens(ctx, now), s.q.DropIdleCounts(ctx))
+}
+
+func orNoSuch(err error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return broker.ErrNoSuch
+	}
+	return err
 }
 
 // Claim implements broker.Ledger.
@@ -140,11 +310,11 @@ func toCredential(c db.Credential, v db.Version) (broker.Credential, error) {
 	return broker.Credential{
 		ID: broker.CredentialID(c.ID), TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Caller: c.Caller, Requested: c.Requested, Scopes: c.Scopes, Metadata: metadata,
-		TTL: time.Duration(c.TtlMs) * time.Millisecond, CreatedAt: c.CreatedAt.UTC(),
+		TTL: time.Duration(c.TtlMs) * time.Millisecond, CreatedAt: c.CreatedAt.UTC(), HardEnd: orZero(c.HardEndAt),
 		Version: broker.Version{
 			ID: broker.VersionID(v.ID), Number: int(v.Number), State: broker.State(v.State),
 			IssuedAt: v.IssuedAt.UTC(), ExpiresAt: v.ExpiresAt.UTC(), UpstreamExpiresAt: orZero(v.UpstreamExpiresAt),
-			SelfExpires: v.SelfExpires, Upstream: v.Upstream, UpstreamIDs: v.UpstreamIds, Trace: trace,
+			Unclaimed: v.Unclaimed, SelfExpires: v.SelfExpires, Upstream: v.Upstream, UpstreamIDs: v.UpstreamIds, Trace: trace,
 			Fingerprint: v.Fingerprint, Cause: broker.Cause(v.Cause), Reason: v.Reason,
 			Revocation: broker.Revocation{
 				Result: broker.Result(v.Result), EffectiveAt: orZero(v.EffectiveAt), Basis: v.Basis,

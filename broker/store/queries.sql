@@ -1,30 +1,83 @@
 -- Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
 -- committer, many at once.
 
+-- BeginCredential and BeginVersion break the constraint versions_state when the task, or one above it, has ended.
 -- name: BeginCredential :exec
 WITH credential AS (
-    INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms, created_at)
-    VALUES (@credential_id, @caller, @task_id, @agent_id, @profile, @provider, @requested, @scopes, @metadata, @ttl_ms, @created_at)
+    INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms,
+        created_at, hard_end_at)
+    VALUES (@credential_id, @caller, @task_id, @agent_id, @profile, @provider, @requested, @scopes, @metadata, @ttl_ms,
+        @created_at, @hard_end_at)
 )
-INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
-VALUES (@version_id, @credential_id, @number, @provider, @state, @issued_at, @expires_at, @self_expires, @upstream, @due_at);
+INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at, unclaimed)
+VALUES (@version_id, @credential_id, @number, @provider,
+    CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id) AND task_has_ended(@caller, @task_id)
+        THEN 'moved' ELSE @state::text END,
+    @issued_at, @expires_at, @self_expires, @upstream, @due_at, @unclaimed);
 
--- MoveVersion breaks the constraint versions_state when the version is not in one of the from states, and so takes the
--- event that was to be written in the same transaction with it.
+-- BeginVersion breaks the constraint versions_credential_id_number_key when another version took the number.
+-- name: BeginVersion :exec
+INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
+VALUES (@id, @credential_id, @number, @provider,
+    CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id) AND task_has_ended(@caller, @task_id)
+        THEN 'moved' ELSE @state::text END,
+    @issued_at, @expires_at, @self_expires, @upstream, @due_at);
+
+-- name: LiveCounts :many
+SELECT kind, key, live FROM live_counts
+WHERE kind = ANY (@kinds::text[]) AND key = ANY (@keys::text[]);
+
+-- name: DropIdleCounts :exec
+DELETE FROM live_counts WHERE (kind, key) IN (
+    SELECT l.kind, l.key FROM live_counts l WHERE l.live = 0 AND l.kind IN ('task', 'agent') LIMIT 1000 FOR UPDATE SKIP LOCKED);
+
+-- MoveVersion breaks the constraint versions_state when the version is not where the caller thinks it is, or when it would
+-- become active though its end was asked for meanwhile, or its task or one of that one's parents has ended. So it takes
+-- the event that was to be written in the same transaction with it.
 -- name: MoveVersion :exec
 UPDATE versions SET
-    state = CASE WHEN state = ANY (@from_states::text[]) THEN @state::text ELSE 'moved' END,
+    state = CASE
+        WHEN NOT (state = ANY (@from_states::text[]) AND unclaimed = @unclaimed) THEN 'moved'
+        WHEN @state::text = 'active' AND (cause <> ''
+            OR EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id)
+            AND task_has_ended(@caller, @task_id)) THEN 'moved'
+        ELSE @state::text END,
     upstream_expires_at = sqlc.narg(upstream_expires_at), upstream_ids = @upstream_ids, trace = @trace,
     fingerprint = @fingerprint,
     sealed = CASE WHEN @state IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE(@sealed, sealed) END,
     cause = @cause, reason = @reason, result = @result, effective_at = sqlc.narg(effective_at), basis = @basis,
     last_error = @last_error, attempts = @attempts, due_at = sqlc.narg(due_at), ended_at = sqlc.narg(ended_at)
-WHERE id = @id;
+WHERE versions.id = @id;
+
+-- SucceedVersion makes a version that was just activated the current one; those before it stay good for the overlap.
+-- name: SucceedVersion :exec
+WITH successor AS (
+    UPDATE credentials SET current = @number WHERE credentials.id = @credential_id AND current < @number
+)
+UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, @until::timestamptz)
+WHERE versions.credential_id = @credential_id AND versions.number < @number AND state = 'active' AND cause = '';
+
+-- AskIssuingToEnd keeps versions that are just being minted from becoming active.
+-- name: AskIssuingToEnd :exec
+UPDATE versions SET cause = @cause WHERE credential_id = @credential_id AND state = 'issuing' AND NOT unclaimed AND cause = '';
 
 -- name: FindCredential :one
 SELECT sqlc.embed(credentials), sqlc.embed(versions)
 FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = credentials.current
 WHERE credentials.id = $1;
+
+-- name: LatestVersion :one
+SELECT sqlc.embed(credentials), sqlc.embed(versions)
+FROM credentials JOIN versions ON versions.credential_id = credentials.id
+WHERE credentials.id = $1 ORDER BY versions.number DESC LIMIT 1;
+
+-- name: AliveVersions :many
+SELECT sqlc.embed(credentials), sqlc.embed(versions)
+FROM credentials JOIN versions ON versions.credential_id = credentials.id
+WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number;
+
+-- name: SealedVersion :one
+SELECT sealed FROM versions WHERE id = $1;
 
 -- ClaimDue leases what is due, oldest first. An attempt is counted for what is being ended. The versions are given as
 -- they were before, with the time they were due.
@@ -61,10 +114,17 @@ INSERT INTO slots (pool, name, state)
 SELECT @pool, unnest(@names::text[]), 'available'
 ON CONFLICT DO NOTHING;
 
+-- KeepSlot lets a credential's next version have the key that it holds already, at its present value.
+-- name: KeepSlot :one
+UPDATE slots SET fingerprint = k.fingerprint, last_used_at = @now, due_back_at = @due_back_at
+FROM (SELECT unnest(@names::text[]) AS name, unnest(@fingerprints::bytea[]) AS fingerprint) k
+WHERE slots.pool = @pool AND slots.name = k.name AND slots.credential_id = @credential_id AND slots.state = 'held'
+RETURNING slots.name;
+
 -- TakeSlot gives a free key: the agent's own last one first, then the least recently used. A quarantined key whose value
 -- has changed is free. What another transaction is just taking is passed over.
 -- name: TakeSlot :one
-UPDATE slots SET state = 'held', version_id = @version_id, agent_id = @agent_id, fingerprint = chosen.fingerprint,
+UPDATE slots SET state = 'held', credential_id = @credential_id, agent_id = @agent_id, fingerprint = chosen.fingerprint,
     last_used_at = @now, due_back_at = @due_back_at
 FROM (
     SELECT s.pool, s.name, k.fingerprint
@@ -83,14 +143,16 @@ RETURNING slots.name;
 SELECT min(due_back_at)::timestamptz FROM slots WHERE pool = @pool AND state = 'held' HAVING min(due_back_at) IS NOT NULL;
 
 -- name: HeldSlot :one
-SELECT pool, name, fingerprint FROM slots WHERE version_id = $1;
+SELECT name, fingerprint FROM slots WHERE credential_id = $1;
 
+-- ReleaseSlot waits for the last of the credential's versions: while another may be alive, the key stays with it.
 -- name: ReleaseSlot :exec
-UPDATE slots SET state = 'available', version_id = NULL, last_used_at = @now, due_back_at = NULL
-WHERE version_id = @version_id;
+UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = @now, due_back_at = NULL
+WHERE slots.credential_id = @credential_id AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id AND v.due_at IS NOT NULL);
 
 -- name: QuarantineSlot :exec
-UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE version_id = @version_id;
+UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id = @credential_id;
 
 -- name: SlotStates :many
 SELECT pool, state, count(*) AS keys FROM slots GROUP BY pool, state;
@@ -123,3 +185,91 @@ FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.
 -- name: DeniedAt :many
 SELECT id FROM versions
 WHERE upstream = @upstream AND expires_at > @at AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id;
+
+-- name: AddTask :exec
+INSERT INTO tasks (caller, id, parent_id, created_at) VALUES (@caller, @id, @parent_id, @created_at)
+ON CONFLICT DO NOTHING;
+
+-- FindTasks also finds tasks of which only credentials are known.
+-- name: FindTasks :many
+SELECT t.caller::text AS caller, COALESCE(k.parent_id, '')::text AS parent_id, k.ended_at, COALESCE(k.outcome, '')::text AS outcome
+FROM (
+    SELECT DISTINCT c.caller FROM credentials c WHERE c.task_id = @id AND (@caller::text = '' OR c.caller = @caller)
+    UNION
+    SELECT o.caller FROM tasks o WHERE o.id = @id AND (@caller::text = '' OR o.caller = @caller)
+) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = @id
+ORDER BY t.caller LIMIT 100;
+
+-- name: ParentOf :one
+SELECT parent_id FROM tasks WHERE caller = @caller AND id = @id;
+
+-- EndTask ends a task and all below it; only what had not ended counts, so a second end changes nothing.
+-- name: EndTask :many
+WITH RECURSIVE down AS (
+    SELECT @id::text AS id
+    UNION
+    SELECT t.id FROM tasks t JOIN down ON t.caller = @caller AND t.parent_id = down.id
+)
+INSERT INTO tasks (caller, id, created_at, ended_at, outcome, due_at)
+SELECT @caller, down.id, @now, @now, @outcome, @due_at::timestamptz FROM down ORDER BY down.id
+ON CONFLICT (caller, id) DO UPDATE SET ended_at = EXCLUDED.ended_at, outcome = EXCLUDED.outcome, due_at = EXCLUDED.due_at
+WHERE tasks.ended_at IS NULL
+RETURNING tasks.id, tasks.parent_id;
+
+-- name: ClaimTasks :many
+UPDATE tasks SET due_at = @lease_until WHERE (caller, id) IN (
+    SELECT t.caller, t.id FROM tasks t WHERE t.due_at <= @now ORDER BY t.due_at LIMIT @max_rows FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- name: TaskDone :exec
+UPDATE tasks SET due_at = NULL WHERE caller = @caller AND id = @id;
+
+-- name: AliveOfTask :many
+SELECT sqlc.embed(credentials), sqlc.embed(versions)
+FROM credentials JOIN versions ON versions.credential_id = credentials.id
+WHERE credentials.task_id = @task_id AND credentials.caller = @caller AND versions.due_at IS NOT NULL
+ORDER BY credentials.id, versions.number LIMIT @max_rows;
+
+-- name: AddTicket :exec
+INSERT INTO tickets (sha256, credential_id, version_id, sealed, expires_at)
+VALUES (@sha256, @credential_id, @version_id, @sealed, @expires_at);
+
+-- name: LockTicket :one
+SELECT sqlc.embed(tickets), sqlc.embed(credentials), sqlc.embed(versions)
+FROM tickets JOIN credentials ON credentials.id = tickets.credential_id JOIN versions ON versions.id = tickets.version_id
+WHERE tickets.sha256 = $1 FOR UPDATE OF tickets, versions;
+
+-- name: UseTicket :exec
+UPDATE tickets SET redeemed_at = @now, sealed = NULL WHERE sha256 = @sha256;
+
+-- name: ClaimVersion :exec
+UPDATE versions SET unclaimed = false, issued_at = @issued_at, expires_at = @expires_at, due_at = @due_at WHERE id = @id;
+
+-- name: TicketOf :one
+SELECT sealed, expires_at, redeemed_at FROM tickets WHERE credential_id = $1;
+
+-- name: VoidTicket :exec
+UPDATE tickets SET sealed = NULL WHERE version_id = @version_id;
+
+-- name: AddTaskToken :exec
+INSERT INTO task_tokens (sha256, id, caller, task_id, created_at, expires_at)
+VALUES (@sha256, @id, @caller, @task_id, @created_at, @expires_at);
+
+-- name: FindTaskToken :one
+SELECT sqlc.embed(task_tokens), task_has_ended(task_tokens.caller, task_tokens.task_id)::boolean AS ended
+FROM task_tokens WHERE sha256 = $1;
+
+-- name: AddIdempotency :exec
+INSERT INTO idempotency (caller, key_sha256, request_sha256, credentials, seen, expires_at)
+VALUES (@caller, @key_sha256, @request_sha256, @credentials, @seen, @expires_at);
+
+-- name: FindIdempotency :one
+SELECT * FROM idempotency WHERE caller = @caller AND key_sha256 = @key_sha256;
+
+-- name: DropOldIdempotency :exec
+DELETE FROM idempotency WHERE (caller, key_sha256) IN (
+    SELECT i.caller, i.key_sha256 FROM idempotency i WHERE i.expires_at < @now LIMIT 1000 FOR UPDATE SKIP LOCKED);
+
+-- name: DropOldTaskTokens :exec
+DELETE FROM task_tokens WHERE sha256 IN (
+    SELECT t.sha256 FROM task_tokens t WHERE t.expires_at < @now LIMIT 1000 FOR UPDATE SKIP LOCKED);

@@ -13,23 +13,30 @@ import (
 
 // Take implements broker.Slots. A pool's keys are known to the database from the first time they are offered.
 func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, now time.Time) (string, bool, time.Time, error) {
-	arg := db.TakeSlotParams{
-		Pool: pool, VersionID: new(string(c.Version.ID)), AgentID: c.AgentID, Now: &now, DueBackAt: &c.Version.ExpiresAt,
-	}
+	keep := db.KeepSlotParams{Pool: pool, CredentialID: new(string(c.ID)), Now: &now, DueBackAt: &c.Version.ExpiresAt}
 	for _, k := range keys {
-		arg.Names, arg.Fingerprints = append(arg.Names, k.Name), append(arg.Fingerprints, k.Fingerprint)
+		keep.Names, keep.Fingerprints = append(keep.Names, k.Name), append(keep.Fingerprints, k.Fingerprint)
+	}
+	if c.Version.Number > 1 {
+		if name, err := s.q.KeepSlot(ctx, keep); err == nil || !errors.Is(err, pgx.ErrNoRows) {
+			return name, err == nil, time.Time{}, err
+		}
+	}
+	take := db.TakeSlotParams{
+		Pool: pool, CredentialID: keep.CredentialID, AgentID: c.AgentID, Now: &now, DueBackAt: keep.DueBackAt,
+		Names: keep.Names, Fingerprints: keep.Fingerprints,
 	}
 	for range 3 {
-		name, err := s.q.TakeSlot(ctx, arg)
+		name, err := s.q.TakeSlot(ctx, take)
 		switch {
 		case err == nil:
 			return name, true, time.Time{}, nil
-		case breaks(err, uniqueViolation, constraintOneKey):
+		case breaks(err, uniqueViolation, constraintOneHold):
 			continue // the same key under another name was taken at this moment: look again
 		case !errors.Is(err, pgx.ErrNoRows):
 			return "", false, time.Time{}, err
 		}
-		added, err := s.q.AddSlots(ctx, db.AddSlotsParams{Pool: pool, Names: arg.Names})
+		added, err := s.q.AddSlots(ctx, db.AddSlotsParams{Pool: pool, Names: take.Names})
 		if err != nil {
 			return "", false, time.Time{}, err
 		}
@@ -45,21 +52,21 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 }
 
 // Held implements broker.Slots.
-func (s *Store) Held(ctx context.Context, id broker.VersionID) (broker.KeyChoice, string, bool, error) {
+func (s *Store) Held(ctx context.Context, id broker.CredentialID) (broker.KeyChoice, bool, error) {
 	row, err := s.q.HeldSlot(ctx, new(string(id)))
 	if errors.Is(err, pgx.ErrNoRows) {
-		return broker.KeyChoice{}, "", false, nil
+		return broker.KeyChoice{}, false, nil
 	}
-	return broker.KeyChoice{Name: row.Name, Fingerprint: row.Fingerprint}, row.Pool, err == nil, err
+	return broker.KeyChoice{Name: row.Name, Fingerprint: row.Fingerprint}, err == nil, err
 }
 
 // Release implements broker.Slots.
-func (s *Store) Release(ctx context.Context, id broker.VersionID, now time.Time) error {
-	return s.q.ReleaseSlot(ctx, db.ReleaseSlotParams{VersionID: new(string(id)), Now: &now})
+func (s *Store) Release(ctx context.Context, c broker.Credential, now time.Time) error {
+	return s.q.ReleaseSlot(ctx, db.ReleaseSlotParams{CredentialID: new(string(c.ID)), VersionID: string(c.Version.ID), Now: &now})
 }
 
 // Quarantine implements broker.Slots.
-func (s *Store) Quarantine(ctx context.Context, id broker.VersionID, _ time.Time) error {
+func (s *Store) Quarantine(ctx context.Context, id broker.CredentialID) error {
 	return s.q.QuarantineSlot(ctx, new(string(id)))
 }
 

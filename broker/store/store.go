@@ -35,6 +35,7 @@ type Store struct {
 	pool      *pgxpool.Pool
 	q         *db.Queries
 	committer *committer
+	watchers  *watchers
 	logger    *slog.Logger
 }
 
@@ -63,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), logger: cfg.Logger}, nil
+	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger}, nil
 }
 
 func setDefault(m map[string]string, key, value string) {
@@ -75,6 +76,7 @@ func setDefault(m map[string]string, key, value string) {
 // Close finishes what was begun and closes the connections.
 func (s *Store) Close() {
 	s.committer.close()
+	s.watchers.close()
 	s.pool.Close()
 }
 

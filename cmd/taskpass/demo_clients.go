@@ -46,7 +46,7 @@ func (s *story) issue(ctx context.Context, r client.IssueRequest) (*client.Issue
 	if err != nil {
 		return nil, err
 	}
-	answer, err := api.IssueCredentialWithResponse(ctx, r)
+	answer, err := api.IssueCredentialWithResponse(ctx, nil, r)
 	if err != nil {
 		return nil, err
 	}

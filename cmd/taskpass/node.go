@@ -75,7 +75,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	}
 	watch := metrics.New(n.store)
 	n.broker, err = broker.New(broker.Config{
-		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles,
+		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
 		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
 	})
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/auth"
 	"github.com/taskpass/taskpass/broker/localpg"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
 	"github.com/taskpass/taskpass/migrations"
@@ -98,7 +97,7 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 	if err := os.MkdirAll(keys, 0o700); err != nil {
 		return nil, err
 	}
-	password := auth.NewToken("dev_")
+	password := broker.NewToken("dev_")
 	if err := migrations.Up(ctx, s.AdminURL, migrations.Login{Name: serviceLogin, Password: password}); err != nil {
 		return nil, err
 	}
@@ -180,11 +179,13 @@ func (s *stack) close() error {
 var stackYAML = template.Must(template.New("config").Parse(`
 database: {url: "file:{{.Keys}}/database_url"}
 seal: {keyset: "file:{{.Keys}}/keyset"}
+limits: {per_task: 100000, per_agent: 100000, per_profile: 1000000, per_caller: 1000000} # room to measure with
 profiles:
   aws-demo:
     description: "sandbox: objects of one task in one bucket"
     provider: aws
     ttl: {default: 15m, min: 1s, max: 1h}
+    ticket: {on_reuse: revoke}
     allow:
       - callers: ["*"]
     aws:

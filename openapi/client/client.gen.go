@@ -17,6 +17,42 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for IssueRequestDelivery.
+const (
+	IssueRequestDeliveryInline IssueRequestDelivery = "inline"
+	IssueRequestDeliveryTicket IssueRequestDelivery = "ticket"
+)
+
+// Valid indicates whether the value is a known member of the IssueRequestDelivery enum.
+func (e IssueRequestDelivery) Valid() bool {
+	switch e {
+	case IssueRequestDeliveryInline:
+		return true
+	case IssueRequestDeliveryTicket:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IssueSeveralRequestDelivery.
+const (
+	IssueSeveralRequestDeliveryInline IssueSeveralRequestDelivery = "inline"
+	IssueSeveralRequestDeliveryTicket IssueSeveralRequestDelivery = "ticket"
+)
+
+// Valid indicates whether the value is a known member of the IssueSeveralRequestDelivery enum.
+func (e IssueSeveralRequestDelivery) Valid() bool {
+	switch e {
+	case IssueSeveralRequestDeliveryInline:
+		return true
+	case IssueSeveralRequestDeliveryTicket:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProfileCapabilitiesRevoke.
 const (
 	ProfileCapabilitiesRevokeDeny    ProfileCapabilitiesRevoke = "deny"
@@ -119,6 +155,24 @@ func (e Status) Valid() bool {
 	}
 }
 
+// Defines values for TaskStatus.
+const (
+	Ended TaskStatus = "ended"
+	Open  TaskStatus = "open"
+)
+
+// Valid indicates whether the value is a known member of the TaskStatus enum.
+func (e TaskStatus) Valid() bool {
+	switch e {
+	case Ended:
+		return true
+	case Open:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListAuditEventsParamsOrder.
 const (
 	Newest ListAuditEventsParamsOrder = "newest"
@@ -150,6 +204,7 @@ type AuditEvent struct {
 	// Fingerprint sha256:… of the secret.
 	Fingerprint     string                 `json:"fingerprint,omitempty,omitzero"`
 	ID              string                 `json:"id"`
+	ParentTaskID    string                 `json:"parent_task_id,omitempty,omitzero"`
 	Profile         string                 `json:"profile,omitempty,omitzero"`
 	Provider        string                 `json:"provider,omitempty,omitzero"`
 	Reason          string                 `json:"reason,omitempty,omitzero"`
@@ -214,7 +269,7 @@ type Credential struct {
 	Revocation   Revocation `json:"revocation"`
 	Scopes       []string   `json:"scopes"`
 
-	// Status `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+	// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
 	// `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
 	// within the bounded attempts; an operator is needed.
 	Status Status `json:"status"`
@@ -236,6 +291,22 @@ type CredentialPage struct {
 	NextCursor string `json:"next_cursor,omitempty,omitzero"`
 }
 
+// CredentialRequest defines model for CredentialRequest.
+type CredentialRequest struct {
+	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
+
+	// Profile The caller's own id of a task or an agent, or a name from the configuration.
+	Profile    ID   `json:"profile"`
+	Scopes     []ID `json:"scopes"`
+	TTLSeconds int  `json:"ttl_seconds,omitempty,omitzero"`
+}
+
+// EndTaskRequest defines model for EndTaskRequest.
+type EndTaskRequest struct {
+	// Outcome How it ended, in your own words. Never put a secret here.
+	Outcome string `json:"outcome,omitempty,omitzero"`
+}
+
 // Fault defines model for Fault.
 type Fault struct {
 	// Pointer A JSON pointer into the request.
@@ -253,8 +324,14 @@ type IssueRequest struct {
 	// AgentID The caller's own id of a task or an agent, or a name from the configuration.
 	AgentID ID `json:"agent_id"`
 
+	// Delivery `ticket`: answer a ticket that the agent redeems, so that the caller never sees the secret.
+	Delivery IssueRequestDelivery `json:"delivery,omitempty,omitzero"`
+
 	// Metadata Kept with the credential; a profile may use values in the upstream's policy or tags.
 	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
+
+	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration.
+	ParentTaskID ID `json:"parent_task_id,omitempty,omitzero"`
 
 	// Profile The caller's own id of a task or an agent, or a name from the configuration.
 	Profile ID   `json:"profile"`
@@ -263,9 +340,30 @@ type IssueRequest struct {
 	// TaskID The caller's own id of a task or an agent, or a name from the configuration.
 	TaskID ID `json:"task_id"`
 
+	// TaskToken Also answer a token for the task itself, with which its agent can resolve, refresh and watch its credentials, and end the task.
+	TaskToken bool `json:"task_token,omitempty,omitzero"`
+
 	// TTLSeconds Absent means the profile's default. Outside the profile's bounds is an error, never clamped.
 	TTLSeconds int `json:"ttl_seconds,omitempty,omitzero"`
 }
+
+// IssueRequestDelivery `ticket`: answer a ticket that the agent redeems, so that the caller never sees the secret.
+type IssueRequestDelivery string
+
+// IssueSeveralRequest defines model for IssueSeveralRequest.
+type IssueSeveralRequest struct {
+	// AgentID The caller's own id of a task or an agent, or a name from the configuration.
+	AgentID     ID                          `json:"agent_id"`
+	Credentials []CredentialRequest         `json:"credentials"`
+	Delivery    IssueSeveralRequestDelivery `json:"delivery,omitempty,omitzero"`
+
+	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration.
+	ParentTaskID ID   `json:"parent_task_id,omitempty,omitzero"`
+	TaskToken    bool `json:"task_token,omitempty,omitzero"`
+}
+
+// IssueSeveralRequestDelivery defines model for IssueSeveralRequest.Delivery.
+type IssueSeveralRequestDelivery string
 
 // IssuedCredential defines model for IssuedCredential.
 type IssuedCredential struct {
@@ -288,13 +386,17 @@ type IssuedCredential struct {
 	RefreshAfter time.Time  `json:"refresh_after"`
 	Revocation   Revocation `json:"revocation"`
 	Scopes       []string   `json:"scopes"`
-	Secret       Secret     `json:"secret"`
+	Secret       Secret     `json:"secret,omitempty,omitzero"`
 
-	// Status `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+	// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
 	// `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
 	// within the bounded attempts; an operator is needed.
 	Status Status `json:"status"`
 	TaskID string `json:"task_id"`
+
+	// TaskToken The task's own token, tpt_…, where it was asked for.
+	TaskToken string `json:"task_token,omitempty,omitzero"`
+	Ticket    Ticket `json:"ticket,omitempty,omitzero"`
 
 	// Trace The names by which the upstream's own log knows it.
 	Trace map[string]string `json:"trace"`
@@ -302,6 +404,11 @@ type IssuedCredential struct {
 	// UpstreamExpiresAt The upstream's own end; the credential is dead at expires_at all the same.
 	UpstreamExpiresAt time.Time `json:"upstream_expires_at,omitempty,omitzero"`
 	Version           int       `json:"version"`
+}
+
+// IssuedCredentials defines model for IssuedCredentials.
+type IssuedCredentials struct {
+	Credentials []IssuedCredential `json:"credentials"`
 }
 
 // Problem defines model for Problem.
@@ -352,6 +459,32 @@ type ProfileList struct {
 	Profiles []Profile `json:"profiles"`
 }
 
+// RedeemRequest defines model for RedeemRequest.
+type RedeemRequest struct {
+	Ticket string `json:"ticket"`
+}
+
+// RefreshRequest defines model for RefreshRequest.
+type RefreshRequest struct {
+	// Version The version that you have; absent means the current one.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// ResolvedCredential defines model for ResolvedCredential.
+type ResolvedCredential struct {
+	CacheForSeconds float64   `json:"cache_for_seconds"`
+	ExpiresAt       time.Time `json:"expires_at"`
+	ID              string    `json:"id"`
+	RefreshAfter    time.Time `json:"refresh_after"`
+	Secret          Secret    `json:"secret"`
+
+	// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+	// `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
+	// within the bounded attempts; an operator is needed.
+	Status  Status `json:"status"`
+	Version int    `json:"version"`
+}
+
 // Revocation defines model for Revocation.
 type Revocation struct {
 	// Basis How that is known.
@@ -395,13 +528,38 @@ type Secret struct {
 	Type   string            `json:"type"`
 }
 
-// Status `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
+// Status `issuing`: on the ledger, and the upstream perhaps asked; also while a ticket waits. `revoking`: asked to end, may still work. `revoked`, `expired`: ended. `failed`: the upstream surely made nothing.
 // `lost`: the upstream may have made it though nobody was given it; treated as alive. `stuck`: could not be ended
 // within the bounded attempts; an operator is needed.
 type Status string
 
+// Task defines model for Task.
+type Task struct {
+	Credentials  []Credential `json:"credentials"`
+	EndedAt      time.Time    `json:"ended_at,omitempty,omitzero"`
+	Outcome      string       `json:"outcome,omitempty,omitzero"`
+	ParentTaskID string       `json:"parent_task_id,omitempty,omitzero"`
+	Status       TaskStatus   `json:"status"`
+	TaskID       string       `json:"task_id"`
+}
+
+// TaskStatus defines model for Task.Status.
+type TaskStatus string
+
+// Ticket defines model for Ticket.
+type Ticket struct {
+	ExpiresAt time.Time `json:"expires_at"`
+	Value     string    `json:"value"`
+}
+
 // CredentialID defines model for CredentialID.
 type CredentialID = string
+
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
+// TaskID defines model for TaskID.
+type TaskID = string
 
 // ListAuditEventsParams defines parameters for ListAuditEvents.
 type ListAuditEventsParams struct {
@@ -441,11 +599,58 @@ type ListCredentialsParams struct {
 	Limit  *int    `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// IssueCredentialParams defines parameters for IssueCredential.
+type IssueCredentialParams struct {
+	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
+	// hours or until that ends; with another request, `idempotency_mismatch`.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RefreshCredentialParams defines parameters for RefreshCredential.
+type RefreshCredentialParams struct {
+	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
+	// hours or until that ends; with another request, `idempotency_mismatch`.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ResolveCredentialParams defines parameters for ResolveCredential.
+type ResolveCredentialParams struct {
+	// IfNoneMatch The version that you have, as its ETag.
+	IfNoneMatch *string `json:"If-None-Match,omitempty"`
+}
+
+// WatchCredentialParams defines parameters for WatchCredential.
+type WatchCredentialParams struct {
+	Version int `form:"version" json:"version"`
+
+	// Wait Seconds, at most 60.
+	Wait *string `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// IssueTaskCredentialsParams defines parameters for IssueTaskCredentials.
+type IssueTaskCredentialsParams struct {
+	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
+	// hours or until that ends; with another request, `idempotency_mismatch`.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // IssueCredentialJSONRequestBody defines body for IssueCredential for application/json ContentType.
 type IssueCredentialJSONRequestBody = IssueRequest
 
+// RefreshCredentialJSONRequestBody defines body for RefreshCredential for application/json ContentType.
+type RefreshCredentialJSONRequestBody = RefreshRequest
+
 // RevokeCredentialJSONRequestBody defines body for RevokeCredential for application/json ContentType.
 type RevokeCredentialJSONRequestBody = RevokeRequest
+
+// IssueTaskCredentialsJSONRequestBody defines body for IssueTaskCredentials for application/json ContentType.
+type IssueTaskCredentialsJSONRequestBody = IssueSeveralRequest
+
+// EndTaskJSONRequestBody defines body for EndTask for application/json ContentType.
+type EndTaskJSONRequestBody = EndTaskRequest
+
+// RedeemTicketJSONRequestBody defines body for RedeemTicket for application/json ContentType.
+type RedeemTicketJSONRequestBody = RedeemRequest
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -540,27 +745,63 @@ type ClientInterface interface {
 	// IssueCredentialWithBody Issue one credential for one task
 	//
 	// The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-	// answer and in no other; it is given only once its issuance is on record.
+	// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+	// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+	//
+	// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-	IssueCredentialWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	IssueCredentialWithBody(ctx context.Context, params *IssueCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// IssueCredential Issue one credential for one task
 	//
 	// The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-	// answer and in no other; it is given only once its issuance is on record.
+	// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+	// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+	//
+	// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-	IssueCredential(ctx context.Context, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	IssueCredential(ctx context.Context, params *IssueCredentialParams, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetCredential The state of one credential, never its secret
 	//
 	// Corresponds with GET /v1/credentials/{id} (the `GetCredential` operationId).
 	GetCredential(ctx context.Context, id CredentialID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RefreshCredentialWithBody The next version, with the one before still good for a while
+	//
+	// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+	// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+	// version outlives the credential's hard end.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+	RefreshCredentialWithBody(ctx context.Context, id CredentialID, params *RefreshCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RefreshCredential The next version, with the one before still good for a while
+	//
+	// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+	// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+	// version outlives the credential's hard end.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+	RefreshCredential(ctx context.Context, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResolveCredential The current secret, for the holder of the reference
+	//
+	// For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
+	// then ask again with `If-None-Match` set to the `ETag` of the last answer.
+	//
+	// Corresponds with POST /v1/credentials/{id}/resolve (the `ResolveCredential` operationId).
+	ResolveCredential(ctx context.Context, id CredentialID, params *ResolveCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RevokeCredentialWithBody End a credential now
 	//
@@ -582,10 +823,79 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/credentials/{id}/revoke (the `RevokeCredential` operationId).
 	RevokeCredential(ctx context.Context, id CredentialID, body RevokeCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// WatchCredential Wait for a newer version, or an end
+	//
+	// Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
+	// happened; else as soon as it does; else 304 after `wait`.
+	//
+	// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
+	WatchCredential(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListProfiles What this caller may ask for, and what each provider promises
 	//
 	// Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
 	ListProfiles(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTask All that a task holds
+	//
+	// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
+	GetTask(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// IssueTaskCredentialsWithBody Issue several credentials for one task, all or nothing
+	//
+	// When one cannot be issued, those that were are revoked, and the error says which one and why.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+	IssueTaskCredentialsWithBody(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// IssueTaskCredentials Issue several credentials for one task, all or nothing
+	//
+	// When one cannot be issued, those that were are revoked, and the error says which one and why.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+	IssueTaskCredentials(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, body IssueTaskCredentialsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EndTaskWithBody End a task, and all that it and the tasks below it hold
+	//
+	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+	EndTaskWithBody(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EndTask End a task, and all that it and the tasks below it hold
+	//
+	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+	EndTask(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RedeemTicketWithBody Exchange a ticket for its secret, once
+	//
+	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+	// `ticket_redeemed`, and on the record.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+	RedeemTicketWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RedeemTicket Exchange a ticket for its secret, once
+	//
+	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+	// `ticket_redeemed`, and on the record.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+	RedeemTicket(ctx context.Context, body RedeemTicketJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // ListAuditEvents The history, for auditors and operators
@@ -627,13 +937,16 @@ func (c *Client) ListCredentials(ctx context.Context, params *ListCredentialsPar
 // IssueCredentialWithBody Issue one credential for one task
 //
 // The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-// answer and in no other; it is given only once its issuance is on record.
+// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+//
+// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-func (c *Client) IssueCredentialWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewIssueCredentialRequestWithBody(c.Server, contentType, body)
+func (c *Client) IssueCredentialWithBody(ctx context.Context, params *IssueCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIssueCredentialRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -647,13 +960,16 @@ func (c *Client) IssueCredentialWithBody(ctx context.Context, contentType string
 // IssueCredential Issue one credential for one task
 //
 // The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-// answer and in no other; it is given only once its issuance is on record.
+// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+//
+// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-func (c *Client) IssueCredential(ctx context.Context, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewIssueCredentialRequest(c.Server, body)
+func (c *Client) IssueCredential(ctx context.Context, params *IssueCredentialParams, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIssueCredentialRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -669,6 +985,66 @@ func (c *Client) IssueCredential(ctx context.Context, body IssueCredentialJSONRe
 // Corresponds with GET /v1/credentials/{id} (the `GetCredential` operationId).
 func (c *Client) GetCredential(ctx context.Context, id CredentialID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCredentialRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RefreshCredentialWithBody The next version, with the one before still good for a while
+//
+// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+// version outlives the credential's hard end.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+func (c *Client) RefreshCredentialWithBody(ctx context.Context, id CredentialID, params *RefreshCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRefreshCredentialRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RefreshCredential The next version, with the one before still good for a while
+//
+// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+// version outlives the credential's hard end.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+func (c *Client) RefreshCredential(ctx context.Context, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRefreshCredentialRequest(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResolveCredential The current secret, for the holder of the reference
+//
+// For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
+// then ask again with `If-None-Match` set to the `ETag` of the last answer.
+//
+// Corresponds with POST /v1/credentials/{id}/resolve (the `ResolveCredential` operationId).
+func (c *Client) ResolveCredential(ctx context.Context, id CredentialID, params *ResolveCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveCredentialRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -719,11 +1095,160 @@ func (c *Client) RevokeCredential(ctx context.Context, id CredentialID, body Rev
 	return c.Client.Do(req)
 }
 
+// WatchCredential Wait for a newer version, or an end
+//
+// Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
+// happened; else as soon as it does; else 304 after `wait`.
+//
+// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
+func (c *Client) WatchCredential(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWatchCredentialRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListProfiles What this caller may ask for, and what each provider promises
 //
 // Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
 func (c *Client) ListProfiles(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListProfilesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTask All that a task holds
+//
+// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
+func (c *Client) GetTask(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTaskRequest(c.Server, taskID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// IssueTaskCredentialsWithBody Issue several credentials for one task, all or nothing
+//
+// When one cannot be issued, those that were are revoked, and the error says which one and why.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+func (c *Client) IssueTaskCredentialsWithBody(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIssueTaskCredentialsRequestWithBody(c.Server, taskID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// IssueTaskCredentials Issue several credentials for one task, all or nothing
+//
+// When one cannot be issued, those that were are revoked, and the error says which one and why.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+func (c *Client) IssueTaskCredentials(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, body IssueTaskCredentialsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIssueTaskCredentialsRequest(c.Server, taskID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EndTaskWithBody End a task, and all that it and the tasks below it hold
+//
+// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+func (c *Client) EndTaskWithBody(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndTaskRequestWithBody(c.Server, taskID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EndTask End a task, and all that it and the tasks below it hold
+//
+// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+func (c *Client) EndTask(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndTaskRequest(c.Server, taskID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RedeemTicketWithBody Exchange a ticket for its secret, once
+//
+// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+// `ticket_redeemed`, and on the record.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+func (c *Client) RedeemTicketWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRedeemTicketRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RedeemTicket Exchange a ticket for its secret, once
+//
+// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+// `ticket_redeemed`, and on the record.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+func (c *Client) RedeemTicket(ctx context.Context, body RedeemTicketJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRedeemTicketRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1047,18 +1572,18 @@ func NewListCredentialsRequest(server string, params *ListCredentialsParams) (*h
 }
 
 // NewIssueCredentialRequest calls the generic IssueCredential builder with application/json body
-func NewIssueCredentialRequest(server string, body IssueCredentialJSONRequestBody) (*http.Request, error) {
+func NewIssueCredentialRequest(server string, params *IssueCredentialParams, body IssueCredentialJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewIssueCredentialRequestWithBody(server, "application/json", bodyReader)
+	return NewIssueCredentialRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewIssueCredentialRequestWithBody constructs an http.Request for the IssueCredential method, with any body, and a specified content type
-func NewIssueCredentialRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewIssueCredentialRequestWithBody(server string, params *IssueCredentialParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1082,6 +1607,21 @@ func NewIssueCredentialRequestWithBody(server string, contentType string, body i
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -1115,6 +1655,117 @@ func NewGetCredentialRequest(server string, id CredentialID) (*http.Request, err
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRefreshCredentialRequest calls the generic RefreshCredential builder with application/json body
+func NewRefreshCredentialRequest(server string, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRefreshCredentialRequestWithBody(server, id, params, "application/json", bodyReader)
+}
+
+// NewRefreshCredentialRequestWithBody constructs an http.Request for the RefreshCredential method, with any body, and a specified content type
+func NewRefreshCredentialRequestWithBody(server string, id CredentialID, params *RefreshCredentialParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/credentials/%s/refresh", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewResolveCredentialRequest constructs an http.Request for the ResolveCredential method
+func NewResolveCredentialRequest(server string, id CredentialID, params *ResolveCredentialParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/credentials/%s/resolve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfNoneMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -1167,6 +1818,75 @@ func NewRevokeCredentialRequestWithBody(server string, id CredentialID, contentT
 	return req, nil
 }
 
+// NewWatchCredentialRequest constructs an http.Request for the WatchCredential method
+func NewWatchCredentialRequest(server string, id CredentialID, params *WatchCredentialParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/credentials/%s/watch", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "version", params.Version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListProfilesRequest constructs an http.Request for the ListProfiles method
 func NewListProfilesRequest(server string) (*http.Request, error) {
 	var err error
@@ -1190,6 +1910,189 @@ func NewListProfilesRequest(server string) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewGetTaskRequest constructs an http.Request for the GetTask method
+func NewGetTaskRequest(server string, taskID TaskID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "task_id", taskID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tasks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewIssueTaskCredentialsRequest calls the generic IssueTaskCredentials builder with application/json body
+func NewIssueTaskCredentialsRequest(server string, taskID TaskID, params *IssueTaskCredentialsParams, body IssueTaskCredentialsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewIssueTaskCredentialsRequestWithBody(server, taskID, params, "application/json", bodyReader)
+}
+
+// NewIssueTaskCredentialsRequestWithBody constructs an http.Request for the IssueTaskCredentials method, with any body, and a specified content type
+func NewIssueTaskCredentialsRequestWithBody(server string, taskID TaskID, params *IssueTaskCredentialsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "task_id", taskID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tasks/%s/credentials", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewEndTaskRequest calls the generic EndTask builder with application/json body
+func NewEndTaskRequest(server string, taskID TaskID, body EndTaskJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewEndTaskRequestWithBody(server, taskID, "application/json", bodyReader)
+}
+
+// NewEndTaskRequestWithBody constructs an http.Request for the EndTask method, with any body, and a specified content type
+func NewEndTaskRequestWithBody(server string, taskID TaskID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "task_id", taskID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tasks/%s/end", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRedeemTicketRequest calls the generic RedeemTicket builder with application/json body
+func NewRedeemTicketRequest(server string, body RedeemTicketJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRedeemTicketRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRedeemTicketRequestWithBody constructs an http.Request for the RedeemTicket method, with any body, and a specified content type
+func NewRedeemTicketRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tickets/redeem")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -1261,22 +2164,28 @@ type ClientWithResponsesInterface interface {
 	// IssueCredentialWithBodyWithResponse Issue one credential for one task
 	//
 	// The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-	// answer and in no other; it is given only once its issuance is on record.
+	// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+	// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+	//
+	// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-	IssueCredentialWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error)
+	IssueCredentialWithBodyWithResponse(ctx context.Context, params *IssueCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error)
 
 	// IssueCredentialWithResponse Issue one credential for one task
 	//
 	// The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-	// answer and in no other; it is given only once its issuance is on record.
+	// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+	// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+	//
+	// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-	IssueCredentialWithResponse(ctx context.Context, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error)
+	IssueCredentialWithResponse(ctx context.Context, params *IssueCredentialParams, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error)
 
 	// GetCredentialWithResponse The state of one credential, never its secret
 	//
@@ -1284,6 +2193,38 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/credentials/{id} (the `GetCredential` operationId).
 	GetCredentialWithResponse(ctx context.Context, id CredentialID, reqEditors ...RequestEditorFn) (*GetCredentialResponse, error)
+
+	// RefreshCredentialWithBodyWithResponse The next version, with the one before still good for a while
+	//
+	// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+	// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+	// version outlives the credential's hard end.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+	RefreshCredentialWithBodyWithResponse(ctx context.Context, id CredentialID, params *RefreshCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RefreshCredentialResponse, error)
+
+	// RefreshCredentialWithResponse The next version, with the one before still good for a while
+	//
+	// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+	// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+	// version outlives the credential's hard end.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+	RefreshCredentialWithResponse(ctx context.Context, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*RefreshCredentialResponse, error)
+
+	// ResolveCredentialWithResponse The current secret, for the holder of the reference
+	//
+	// For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
+	// then ask again with `If-None-Match` set to the `ETag` of the last answer.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/credentials/{id}/resolve (the `ResolveCredential` operationId).
+	ResolveCredentialWithResponse(ctx context.Context, id CredentialID, params *ResolveCredentialParams, reqEditors ...RequestEditorFn) (*ResolveCredentialResponse, error)
 
 	// RevokeCredentialWithBodyWithResponse End a credential now
 	//
@@ -1305,12 +2246,85 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/credentials/{id}/revoke (the `RevokeCredential` operationId).
 	RevokeCredentialWithResponse(ctx context.Context, id CredentialID, body RevokeCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeCredentialResponse, error)
 
+	// WatchCredentialWithResponse Wait for a newer version, or an end
+	//
+	// Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
+	// happened; else as soon as it does; else 304 after `wait`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
+	WatchCredentialWithResponse(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*WatchCredentialResponse, error)
+
 	// ListProfilesWithResponse What this caller may ask for, and what each provider promises
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
 	ListProfilesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListProfilesResponse, error)
+
+	// GetTaskWithResponse All that a task holds
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
+	GetTaskWithResponse(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*GetTaskResponse, error)
+
+	// IssueTaskCredentialsWithBodyWithResponse Issue several credentials for one task, all or nothing
+	//
+	// When one cannot be issued, those that were are revoked, and the error says which one and why.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+	IssueTaskCredentialsWithBodyWithResponse(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueTaskCredentialsResponse, error)
+
+	// IssueTaskCredentialsWithResponse Issue several credentials for one task, all or nothing
+	//
+	// When one cannot be issued, those that were are revoked, and the error says which one and why.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+	IssueTaskCredentialsWithResponse(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, body IssueTaskCredentialsJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueTaskCredentialsResponse, error)
+
+	// EndTaskWithBodyWithResponse End a task, and all that it and the tasks below it hold
+	//
+	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+	EndTaskWithBodyWithResponse(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EndTaskResponse, error)
+
+	// EndTaskWithResponse End a task, and all that it and the tasks below it hold
+	//
+	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+	EndTaskWithResponse(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*EndTaskResponse, error)
+
+	// RedeemTicketWithBodyWithResponse Exchange a ticket for its secret, once
+	//
+	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+	// `ticket_redeemed`, and on the record.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+	RedeemTicketWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RedeemTicketResponse, error)
+
+	// RedeemTicketWithResponse Exchange a ticket for its secret, once
+	//
+	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+	// `ticket_redeemed`, and on the record.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+	RedeemTicketWithResponse(ctx context.Context, body RedeemTicketJSONRequestBody, reqEditors ...RequestEditorFn) (*RedeemTicketResponse, error)
 }
 
 // ListAuditEventsResponseDefaultHeaders the declared response headers of an HTTP default response for ListAuditEvents
@@ -1533,6 +2547,130 @@ func (r GetCredentialResponse) ContentType() string {
 	return ""
 }
 
+// RefreshCredentialResponseDefaultHeaders the declared response headers of an HTTP default response for RefreshCredential
+type RefreshCredentialResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type RefreshCredentialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *IssuedCredential
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RefreshCredentialResponseDefaultHeaders
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r RefreshCredentialResponse) GetJSON201() *IssuedCredential {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RefreshCredentialResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RefreshCredentialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RefreshCredentialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RefreshCredentialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RefreshCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ResolveCredentialResponse200Headers the declared response headers of an HTTP 200 response for ResolveCredential
+type ResolveCredentialResponse200Headers struct {
+	ETag string
+}
+
+// ResolveCredentialResponse304Headers the declared response headers of an HTTP 304 response for ResolveCredential
+type ResolveCredentialResponse304Headers struct {
+	ETag string
+}
+
+// ResolveCredentialResponseDefaultHeaders the declared response headers of an HTTP default response for ResolveCredential
+type ResolveCredentialResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ResolveCredentialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ResolvedCredential
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ResolveCredentialResponse200Headers
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ResolveCredentialResponse304Headers
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ResolveCredentialResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResolveCredentialResponse) GetJSON200() *ResolvedCredential {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResolveCredentialResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResolveCredentialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResolveCredentialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResolveCredentialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResolveCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RevokeCredentialResponseDefaultHeaders the declared response headers of an HTTP default response for RevokeCredential
 type RevokeCredentialResponseDefaultHeaders struct {
 	RetryAfter int
@@ -1595,6 +2733,61 @@ func (r RevokeCredentialResponse) ContentType() string {
 	return ""
 }
 
+// WatchCredentialResponseDefaultHeaders the declared response headers of an HTTP default response for WatchCredential
+type WatchCredentialResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type WatchCredentialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Credential
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *WatchCredentialResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r WatchCredentialResponse) GetJSON200() *Credential {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r WatchCredentialResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r WatchCredentialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r WatchCredentialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r WatchCredentialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r WatchCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListProfilesResponseDefaultHeaders the declared response headers of an HTTP default response for ListProfiles
 type ListProfilesResponseDefaultHeaders struct {
 	RetryAfter int
@@ -1650,6 +2843,233 @@ func (r ListProfilesResponse) ContentType() string {
 	return ""
 }
 
+// GetTaskResponseDefaultHeaders the declared response headers of an HTTP default response for GetTask
+type GetTaskResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type GetTaskResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Task
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetTaskResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTaskResponse) GetJSON200() *Task {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTaskResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTaskResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTaskResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTaskResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTaskResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// IssueTaskCredentialsResponseDefaultHeaders the declared response headers of an HTTP default response for IssueTaskCredentials
+type IssueTaskCredentialsResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type IssueTaskCredentialsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *IssuedCredentials
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *IssueTaskCredentialsResponseDefaultHeaders
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r IssueTaskCredentialsResponse) GetJSON201() *IssuedCredentials {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r IssueTaskCredentialsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r IssueTaskCredentialsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r IssueTaskCredentialsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r IssueTaskCredentialsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r IssueTaskCredentialsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// EndTaskResponseDefaultHeaders the declared response headers of an HTTP default response for EndTask
+type EndTaskResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type EndTaskResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Task
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Task
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *EndTaskResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r EndTaskResponse) GetJSON200() *Task {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r EndTaskResponse) GetJSON202() *Task {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r EndTaskResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r EndTaskResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r EndTaskResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r EndTaskResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r EndTaskResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RedeemTicketResponseDefaultHeaders the declared response headers of an HTTP default response for RedeemTicket
+type RedeemTicketResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type RedeemTicketResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *IssuedCredential
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RedeemTicketResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RedeemTicketResponse) GetJSON200() *IssuedCredential {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RedeemTicketResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RedeemTicketResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RedeemTicketResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RedeemTicketResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RedeemTicketResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListAuditEventsWithResponse The history, for auditors and operators
 //
 // Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
@@ -1685,13 +3105,16 @@ func (c *ClientWithResponses) ListCredentialsWithResponse(ctx context.Context, p
 // IssueCredentialWithBodyWithResponse Issue one credential for one task
 //
 // The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-// answer and in no other; it is given only once its issuance is on record.
+// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+//
+// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-func (c *ClientWithResponses) IssueCredentialWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error) {
-	rsp, err := c.IssueCredentialWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) IssueCredentialWithBodyWithResponse(ctx context.Context, params *IssueCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error) {
+	rsp, err := c.IssueCredentialWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1701,13 +3124,16 @@ func (c *ClientWithResponses) IssueCredentialWithBodyWithResponse(ctx context.Co
 // IssueCredentialWithResponse Issue one credential for one task
 //
 // The scopes and the TTL are granted as asked, or the request is refused with every reason. The secret is in this
-// answer and in no other; it is given only once its issuance is on record.
+// answer and in no other; it is given only once its issuance is on record. With `delivery: ticket` the answer bears a
+// ticket in its place: the agent redeems it, once, and only then is the upstream asked.
+//
+// With an Idempotency-Key the same request may be sent again and again: it gets the same credential and secret.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/credentials (the `IssueCredential` operationId).
-func (c *ClientWithResponses) IssueCredentialWithResponse(ctx context.Context, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error) {
-	rsp, err := c.IssueCredential(ctx, body, reqEditors...)
+func (c *ClientWithResponses) IssueCredentialWithResponse(ctx context.Context, params *IssueCredentialParams, body IssueCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueCredentialResponse, error) {
+	rsp, err := c.IssueCredential(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1725,6 +3151,56 @@ func (c *ClientWithResponses) GetCredentialWithResponse(ctx context.Context, id 
 		return nil, err
 	}
 	return ParseGetCredentialResponse(rsp)
+}
+
+// RefreshCredentialWithBodyWithResponse The next version, with the one before still good for a while
+//
+// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+// version outlives the credential's hard end.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+func (c *ClientWithResponses) RefreshCredentialWithBodyWithResponse(ctx context.Context, id CredentialID, params *RefreshCredentialParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RefreshCredentialResponse, error) {
+	rsp, err := c.RefreshCredentialWithBody(ctx, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRefreshCredentialResponse(rsp)
+}
+
+// RefreshCredentialWithResponse The next version, with the one before still good for a while
+//
+// Say which version you have: who asks for the successor of a version that has one already gets that, so two who
+// refresh at once get the same. The version before stays good for the profile's overlap, its own end permitting. No
+// version outlives the credential's hard end.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
+func (c *ClientWithResponses) RefreshCredentialWithResponse(ctx context.Context, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*RefreshCredentialResponse, error) {
+	rsp, err := c.RefreshCredential(ctx, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRefreshCredentialResponse(rsp)
+}
+
+// ResolveCredentialWithResponse The current secret, for the holder of the reference
+//
+// For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
+// then ask again with `If-None-Match` set to the `ETag` of the last answer.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/credentials/{id}/resolve (the `ResolveCredential` operationId).
+func (c *ClientWithResponses) ResolveCredentialWithResponse(ctx context.Context, id CredentialID, params *ResolveCredentialParams, reqEditors ...RequestEditorFn) (*ResolveCredentialResponse, error) {
+	rsp, err := c.ResolveCredential(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResolveCredentialResponse(rsp)
 }
 
 // RevokeCredentialWithBodyWithResponse End a credential now
@@ -1759,6 +3235,22 @@ func (c *ClientWithResponses) RevokeCredentialWithResponse(ctx context.Context, 
 	return ParseRevokeCredentialResponse(rsp)
 }
 
+// WatchCredentialWithResponse Wait for a newer version, or an end
+//
+// Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
+// happened; else as soon as it does; else 304 after `wait`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
+func (c *ClientWithResponses) WatchCredentialWithResponse(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*WatchCredentialResponse, error) {
+	rsp, err := c.WatchCredential(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWatchCredentialResponse(rsp)
+}
+
 // ListProfilesWithResponse What this caller may ask for, and what each provider promises
 //
 // Returns a wrapper object for the known response body format(s).
@@ -1770,6 +3262,111 @@ func (c *ClientWithResponses) ListProfilesWithResponse(ctx context.Context, reqE
 		return nil, err
 	}
 	return ParseListProfilesResponse(rsp)
+}
+
+// GetTaskWithResponse All that a task holds
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
+func (c *ClientWithResponses) GetTaskWithResponse(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*GetTaskResponse, error) {
+	rsp, err := c.GetTask(ctx, taskID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTaskResponse(rsp)
+}
+
+// IssueTaskCredentialsWithBodyWithResponse Issue several credentials for one task, all or nothing
+//
+// When one cannot be issued, those that were are revoked, and the error says which one and why.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+func (c *ClientWithResponses) IssueTaskCredentialsWithBodyWithResponse(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueTaskCredentialsResponse, error) {
+	rsp, err := c.IssueTaskCredentialsWithBody(ctx, taskID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIssueTaskCredentialsResponse(rsp)
+}
+
+// IssueTaskCredentialsWithResponse Issue several credentials for one task, all or nothing
+//
+// When one cannot be issued, those that were are revoked, and the error says which one and why.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tasks/{task_id}/credentials (the `IssueTaskCredentials` operationId).
+func (c *ClientWithResponses) IssueTaskCredentialsWithResponse(ctx context.Context, taskID TaskID, params *IssueTaskCredentialsParams, body IssueTaskCredentialsJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueTaskCredentialsResponse, error) {
+	rsp, err := c.IssueTaskCredentials(ctx, taskID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIssueTaskCredentialsResponse(rsp)
+}
+
+// EndTaskWithBodyWithResponse End a task, and all that it and the tasks below it hold
+//
+// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+func (c *ClientWithResponses) EndTaskWithBodyWithResponse(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EndTaskResponse, error) {
+	rsp, err := c.EndTaskWithBody(ctx, taskID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEndTaskResponse(rsp)
+}
+
+// EndTaskWithResponse End a task, and all that it and the tasks below it hold
+//
+// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
+func (c *ClientWithResponses) EndTaskWithResponse(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*EndTaskResponse, error) {
+	rsp, err := c.EndTask(ctx, taskID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEndTaskResponse(rsp)
+}
+
+// RedeemTicketWithBodyWithResponse Exchange a ticket for its secret, once
+//
+// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+// `ticket_redeemed`, and on the record.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+func (c *ClientWithResponses) RedeemTicketWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RedeemTicketResponse, error) {
+	rsp, err := c.RedeemTicketWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRedeemTicketResponse(rsp)
+}
+
+// RedeemTicketWithResponse Exchange a ticket for its secret, once
+//
+// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
+// `ticket_redeemed`, and on the record.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tickets/redeem (the `RedeemTicket` operationId).
+func (c *ClientWithResponses) RedeemTicketWithResponse(ctx context.Context, body RedeemTicketJSONRequestBody, reqEditors ...RequestEditorFn) (*RedeemTicketResponse, error) {
+	rsp, err := c.RedeemTicket(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRedeemTicketResponse(rsp)
 }
 
 // ParseListAuditEventsResponse parses an HTTP response from a ListAuditEventsWithResponse call
@@ -1956,6 +3553,121 @@ func ParseGetCredentialResponse(rsp *http.Response) (*GetCredentialResponse, err
 	return response, nil
 }
 
+// ParseRefreshCredentialResponse parses an HTTP response from a RefreshCredentialWithResponse call
+func ParseRefreshCredentialResponse(rsp *http.Response) (*RefreshCredentialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RefreshCredentialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest IssuedCredential
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RefreshCredentialResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseResolveCredentialResponse parses an HTTP response from a ResolveCredentialWithResponse call
+func ParseResolveCredentialResponse(rsp *http.Response) (*ResolveCredentialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResolveCredentialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ResolvedCredential
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ResolveCredentialResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 304:
+		var headers ResolveCredentialResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	case true:
+		var headers ResolveCredentialResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseRevokeCredentialResponse parses an HTTP response from a RevokeCredentialWithResponse call
 func ParseRevokeCredentialResponse(rsp *http.Response) (*RevokeCredentialResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -2009,6 +3721,55 @@ func ParseRevokeCredentialResponse(rsp *http.Response) (*RevokeCredentialRespons
 	return response, nil
 }
 
+// ParseWatchCredentialResponse parses an HTTP response from a WatchCredentialWithResponse call
+func ParseWatchCredentialResponse(rsp *http.Response) (*WatchCredentialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &WatchCredentialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Credential
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers WatchCredentialResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseListProfilesResponse parses an HTTP response from a ListProfilesWithResponse call
 func ParseListProfilesResponse(rsp *http.Response) (*ListProfilesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -2042,6 +3803,197 @@ func ParseListProfilesResponse(rsp *http.Response) (*ListProfilesResponse, error
 	switch {
 	case true:
 		var headers ListProfilesResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetTaskResponse parses an HTTP response from a GetTaskWithResponse call
+func ParseGetTaskResponse(rsp *http.Response) (*GetTaskResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTaskResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Task
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetTaskResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseIssueTaskCredentialsResponse parses an HTTP response from a IssueTaskCredentialsWithResponse call
+func ParseIssueTaskCredentialsResponse(rsp *http.Response) (*IssueTaskCredentialsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &IssueTaskCredentialsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest IssuedCredentials
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers IssueTaskCredentialsResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseEndTaskResponse parses an HTTP response from a EndTaskWithResponse call
+func ParseEndTaskResponse(rsp *http.Response) (*EndTaskResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &EndTaskResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Task
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Task
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers EndTaskResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRedeemTicketResponse parses an HTTP response from a RedeemTicketWithResponse call
+func ParseRedeemTicketResponse(rsp *http.Response) (*RedeemTicketResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RedeemTicketResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest IssuedCredential
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RedeemTicketResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -84,10 +84,10 @@ func (p *Provider) exhausted(back time.Time) error {
 	return e
 }
 
-// Revoke implements broker.Provider. A normal end, or one before anybody saw the key, returns it to the pool. An early end
-// quarantines it, and is done only when the key's value has been replaced.
+// Revoke implements broker.Provider. A normal end (its time, its task's end, a newer version), or one before anybody saw
+// the key, returns it to the pool. A revocation quarantines it, and is done only when the key's value has been replaced.
 func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revocation, error) {
-	held, _, ok, err := p.slots.Held(ctx, c.Version.ID)
+	held, ok, err := p.slots.Held(ctx, c.ID)
 	if err != nil {
 		return broker.Revocation{}, err
 	}
@@ -95,15 +95,15 @@ func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revo
 	if !ok { // never taken, or given back, or handed on after it was replaced: absence in the ledger is proof
 		return broker.Revocation{Result: broker.ResultReleased, EffectiveAt: now, Basis: "not_held"}, nil
 	}
-	if c.Version.Cause == broker.CauseExpired || c.Version.Fingerprint == nil {
+	if c.Version.Cause != broker.CauseRevoked || c.Version.Fingerprint == nil {
 		return broker.Revocation{Result: broker.ResultReleased, EffectiveAt: now, Basis: "returned"},
-			p.slots.Release(ctx, c.Version.ID, now)
+			p.slots.Release(ctx, c, now)
 	}
 	if p.replaced(held) {
 		return broker.Revocation{Result: broker.ResultDestroyed, EffectiveAt: now, Basis: "key_replaced"},
-			p.slots.Release(ctx, c.Version.ID, now)
+			p.slots.Release(ctx, c, now)
 	}
-	if err := p.slots.Quarantine(ctx, c.Version.ID, now); err != nil {
+	if err := p.slots.Quarantine(ctx, c.ID); err != nil {
 		return broker.Revocation{}, err
 	}
 	return broker.Revocation{}, broker.ErrNotRotated

@@ -29,6 +29,7 @@ type Credential struct {
 	TtlMs     int64
 	CreatedAt time.Time
 	Current   int32
+	HardEndAt *time.Time
 }
 
 type Event struct {
@@ -65,15 +66,60 @@ type EventsDefault struct {
 	Body         string
 }
 
+type Idempotency struct {
+	Caller        string
+	KeySha256     []byte
+	RequestSha256 []byte
+	Credentials   []string
+	Seen          int32
+	ExpiresAt     time.Time
+}
+
+type LiveCount struct {
+	Kind  string
+	Key   string
+	Live  int64
+	Most  int64
+	Delta int64
+}
+
 type Slot struct {
-	Pool        string
-	Name        string
-	State       string
-	VersionID   *string
-	AgentID     string
-	Fingerprint []byte
-	LastUsedAt  *time.Time
-	DueBackAt   *time.Time
+	Pool         string
+	Name         string
+	State        string
+	CredentialID *string
+	AgentID      string
+	Fingerprint  []byte
+	LastUsedAt   *time.Time
+	DueBackAt    *time.Time
+}
+
+type Task struct {
+	Caller    string
+	ID        string
+	ParentID  *string
+	CreatedAt time.Time
+	EndedAt   *time.Time
+	Outcome   string
+	DueAt     *time.Time
+}
+
+type TaskToken struct {
+	Sha256    []byte
+	ID        string
+	Caller    string
+	TaskID    string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
+type Ticket struct {
+	Sha256       []byte
+	CredentialID string
+	VersionID    string
+	Sealed       []byte
+	ExpiresAt    time.Time
+	RedeemedAt   *time.Time
 }
 
 type Token struct {
@@ -109,4 +155,5 @@ type Version struct {
 	Attempts          int32
 	DueAt             *time.Time
 	EndedAt           *time.Time
+	Unclaimed         bool
 }

@@ -29,6 +29,32 @@ func (q *Queries) AddCaller(ctx context.Context, arg AddCallerParams) (string, e
 	return role, err
 }
 
+const AddIdempotency = `-- name: AddIdempotency :exec
+INSERT INTO idempotency (caller, key_sha256, request_sha256, credentials, seen, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+`
+
+type AddIdempotencyParams struct {
+	Caller        string
+	KeySha256     []byte
+	RequestSha256 []byte
+	Credentials   []string
+	Seen          int32
+	ExpiresAt     time.Time
+}
+
+func (q *Queries) AddIdempotency(ctx context.Context, arg AddIdempotencyParams) error {
+	_, err := q.db.Exec(ctx, AddIdempotency,
+		arg.Caller,
+		arg.KeySha256,
+		arg.RequestSha256,
+		arg.Credentials,
+		arg.Seen,
+		arg.ExpiresAt,
+	)
+	return err
+}
+
 const AddSlots = `-- name: AddSlots :execrows
 INSERT INTO slots (pool, name, state)
 SELECT $1, unnest($2::text[]), 'available'
@@ -46,6 +72,78 @@ func (q *Queries) AddSlots(ctx context.Context, arg AddSlotsParams) (int64, erro
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const AddTask = `-- name: AddTask :exec
+INSERT INTO tasks (caller, id, parent_id, created_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING
+`
+
+type AddTaskParams struct {
+	Caller    string
+	ID        string
+	ParentID  *string
+	CreatedAt time.Time
+}
+
+func (q *Queries) AddTask(ctx context.Context, arg AddTaskParams) error {
+	_, err := q.db.Exec(ctx, AddTask,
+		arg.Caller,
+		arg.ID,
+		arg.ParentID,
+		arg.CreatedAt,
+	)
+	return err
+}
+
+const AddTaskToken = `-- name: AddTaskToken :exec
+INSERT INTO task_tokens (sha256, id, caller, task_id, created_at, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+`
+
+type AddTaskTokenParams struct {
+	Sha256    []byte
+	ID        string
+	Caller    string
+	TaskID    string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+}
+
+func (q *Queries) AddTaskToken(ctx context.Context, arg AddTaskTokenParams) error {
+	_, err := q.db.Exec(ctx, AddTaskToken,
+		arg.Sha256,
+		arg.ID,
+		arg.Caller,
+		arg.TaskID,
+		arg.CreatedAt,
+		arg.ExpiresAt,
+	)
+	return err
+}
+
+const AddTicket = `-- name: AddTicket :exec
+INSERT INTO tickets (sha256, credential_id, version_id, sealed, expires_at)
+VALUES ($1, $2, $3, $4, $5)
+`
+
+type AddTicketParams struct {
+	Sha256       []byte
+	CredentialID string
+	VersionID    string
+	Sealed       []byte
+	ExpiresAt    time.Time
+}
+
+func (q *Queries) AddTicket(ctx context.Context, arg AddTicketParams) error {
+	_, err := q.db.Exec(ctx, AddTicket,
+		arg.Sha256,
+		arg.CredentialID,
+		arg.VersionID,
+		arg.Sealed,
+		arg.ExpiresAt,
+	)
+	return err
 }
 
 const AddToken = `-- name: AddToken :exec
@@ -72,14 +170,179 @@ func (q *Queries) AddToken(ctx context.Context, arg AddTokenParams) error {
 	return err
 }
 
+const AliveOfTask = `-- name: AliveOfTask :many
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+FROM credentials JOIN versions ON versions.credential_id = credentials.id
+WHERE credentials.task_id = $1 AND credentials.caller = $2 AND versions.due_at IS NOT NULL
+ORDER BY credentials.id, versions.number LIMIT $3
+`
+
+type AliveOfTaskParams struct {
+	TaskID  string
+	Caller  string
+	MaxRows int32
+}
+
+type AliveOfTaskRow struct {
+	Credential Credential
+	Version    Version
+}
+
+func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]AliveOfTaskRow, error) {
+	rows, err := q.db.Query(ctx, AliveOfTask, arg.TaskID, arg.Caller, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AliveOfTaskRow
+	for rows.Next() {
+		var i AliveOfTaskRow
+		if err := rows.Scan(
+			&i.Credential.ID,
+			&i.Credential.Caller,
+			&i.Credential.TaskID,
+			&i.Credential.AgentID,
+			&i.Credential.Profile,
+			&i.Credential.Provider,
+			&i.Credential.Requested,
+			&i.Credential.Scopes,
+			&i.Credential.Metadata,
+			&i.Credential.TtlMs,
+			&i.Credential.CreatedAt,
+			&i.Credential.Current,
+			&i.Credential.HardEndAt,
+			&i.Version.ID,
+			&i.Version.CredentialID,
+			&i.Version.Number,
+			&i.Version.Provider,
+			&i.Version.State,
+			&i.Version.IssuedAt,
+			&i.Version.ExpiresAt,
+			&i.Version.UpstreamExpiresAt,
+			&i.Version.SelfExpires,
+			&i.Version.Upstream,
+			&i.Version.UpstreamIds,
+			&i.Version.Trace,
+			&i.Version.Fingerprint,
+			&i.Version.Sealed,
+			&i.Version.Cause,
+			&i.Version.Reason,
+			&i.Version.Result,
+			&i.Version.EffectiveAt,
+			&i.Version.Basis,
+			&i.Version.LastError,
+			&i.Version.Attempts,
+			&i.Version.DueAt,
+			&i.Version.EndedAt,
+			&i.Version.Unclaimed,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const AliveVersions = `-- name: AliveVersions :many
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+FROM credentials JOIN versions ON versions.credential_id = credentials.id
+WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number
+`
+
+type AliveVersionsRow struct {
+	Credential Credential
+	Version    Version
+}
+
+func (q *Queries) AliveVersions(ctx context.Context, id string) ([]AliveVersionsRow, error) {
+	rows, err := q.db.Query(ctx, AliveVersions, id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AliveVersionsRow
+	for rows.Next() {
+		var i AliveVersionsRow
+		if err := rows.Scan(
+			&i.Credential.ID,
+			&i.Credential.Caller,
+			&i.Credential.TaskID,
+			&i.Credential.AgentID,
+			&i.Credential.Profile,
+			&i.Credential.Provider,
+			&i.Credential.Requested,
+			&i.Credential.Scopes,
+			&i.Credential.Metadata,
+			&i.Credential.TtlMs,
+			&i.Credential.CreatedAt,
+			&i.Credential.Current,
+			&i.Credential.HardEndAt,
+			&i.Version.ID,
+			&i.Version.CredentialID,
+			&i.Version.Number,
+			&i.Version.Provider,
+			&i.Version.State,
+			&i.Version.IssuedAt,
+			&i.Version.ExpiresAt,
+			&i.Version.UpstreamExpiresAt,
+			&i.Version.SelfExpires,
+			&i.Version.Upstream,
+			&i.Version.UpstreamIds,
+			&i.Version.Trace,
+			&i.Version.Fingerprint,
+			&i.Version.Sealed,
+			&i.Version.Cause,
+			&i.Version.Reason,
+			&i.Version.Result,
+			&i.Version.EffectiveAt,
+			&i.Version.Basis,
+			&i.Version.LastError,
+			&i.Version.Attempts,
+			&i.Version.DueAt,
+			&i.Version.EndedAt,
+			&i.Version.Unclaimed,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const AskIssuingToEnd = `-- name: AskIssuingToEnd :exec
+UPDATE versions SET cause = $1 WHERE credential_id = $2 AND state = 'issuing' AND NOT unclaimed AND cause = ''
+`
+
+type AskIssuingToEndParams struct {
+	Cause        string
+	CredentialID string
+}
+
+// AskIssuingToEnd keeps versions that are just being minted from becoming active.
+func (q *Queries) AskIssuingToEnd(ctx context.Context, arg AskIssuingToEndParams) error {
+	_, err := q.db.Exec(ctx, AskIssuingToEnd, arg.Cause, arg.CredentialID)
+	return err
+}
+
 const BeginCredential = `-- name: BeginCredential :exec
 
 WITH credential AS (
-    INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms, created_at)
-    VALUES ($2, $11, $12, $13, $14, $4, $15, $16, $17, $18, $19)
+    INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms,
+        created_at, hard_end_at)
+    VALUES ($2, $5, $6, $14, $15, $4, $16, $17, $18, $19,
+        $20, $21)
 )
-INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at, unclaimed)
+VALUES ($1, $2, $3, $4,
+    CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.caller = $5 AND t.id = $6) AND task_has_ended($5, $6)
+        THEN 'moved' ELSE $7::text END,
+    $8, $9, $10, $11, $12, $13)
 `
 
 type BeginCredentialParams struct {
@@ -87,14 +350,15 @@ type BeginCredentialParams struct {
 	CredentialID string
 	Number       int32
 	Provider     string
+	Caller       string
+	TaskID       string
 	State        string
 	IssuedAt     time.Time
 	ExpiresAt    time.Time
 	SelfExpires  bool
 	Upstream     string
 	DueAt        *time.Time
-	Caller       string
-	TaskID       string
+	Unclaimed    bool
 	AgentID      string
 	Profile      string
 	Requested    []string
@@ -102,24 +366,27 @@ type BeginCredentialParams struct {
 	Metadata     []byte
 	TtlMs        int64
 	CreatedAt    time.Time
+	HardEndAt    *time.Time
 }
 
 // Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
 // committer, many at once.
+// BeginCredential and BeginVersion break the constraint versions_state when the task, or one above it, has ended.
 func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams) error {
 	_, err := q.db.Exec(ctx, BeginCredential,
 		arg.VersionID,
 		arg.CredentialID,
 		arg.Number,
 		arg.Provider,
+		arg.Caller,
+		arg.TaskID,
 		arg.State,
 		arg.IssuedAt,
 		arg.ExpiresAt,
 		arg.SelfExpires,
 		arg.Upstream,
 		arg.DueAt,
-		arg.Caller,
-		arg.TaskID,
+		arg.Unclaimed,
 		arg.AgentID,
 		arg.Profile,
 		arg.Requested,
@@ -127,6 +394,49 @@ func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams
 		arg.Metadata,
 		arg.TtlMs,
 		arg.CreatedAt,
+		arg.HardEndAt,
+	)
+	return err
+}
+
+const BeginVersion = `-- name: BeginVersion :exec
+INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
+VALUES ($1, $2, $3, $4,
+    CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.caller = $5 AND t.id = $6) AND task_has_ended($5, $6)
+        THEN 'moved' ELSE $7::text END,
+    $8, $9, $10, $11, $12)
+`
+
+type BeginVersionParams struct {
+	ID           string
+	CredentialID string
+	Number       int32
+	Provider     string
+	Caller       string
+	TaskID       string
+	State        string
+	IssuedAt     time.Time
+	ExpiresAt    time.Time
+	SelfExpires  bool
+	Upstream     string
+	DueAt        *time.Time
+}
+
+// BeginVersion breaks the constraint versions_credential_id_number_key when another version took the number.
+func (q *Queries) BeginVersion(ctx context.Context, arg BeginVersionParams) error {
+	_, err := q.db.Exec(ctx, BeginVersion,
+		arg.ID,
+		arg.CredentialID,
+		arg.Number,
+		arg.Provider,
+		arg.Caller,
+		arg.TaskID,
+		arg.State,
+		arg.IssuedAt,
+		arg.ExpiresAt,
+		arg.SelfExpires,
+		arg.Upstream,
+		arg.DueAt,
 	)
 	return err
 }
@@ -142,7 +452,7 @@ WITH due AS (
     FROM due WHERE versions.id = due.id
     RETURNING versions.id, versions.attempts
 )
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, leased.attempts AS attempts_now
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, leased.attempts AS attempts_now
 FROM leased JOIN versions ON versions.id = leased.id JOIN credentials ON credentials.id = versions.credential_id
 ORDER BY versions.due_at
 `
@@ -189,6 +499,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 			&i.Credential.TtlMs,
 			&i.Credential.CreatedAt,
 			&i.Credential.Current,
+			&i.Credential.HardEndAt,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -212,6 +523,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 			&i.Version.Attempts,
 			&i.Version.DueAt,
 			&i.Version.EndedAt,
+			&i.Version.Unclaimed,
 			&i.AttemptsNow,
 		); err != nil {
 			return nil, err
@@ -222,6 +534,67 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 		return nil, err
 	}
 	return items, nil
+}
+
+const ClaimTasks = `-- name: ClaimTasks :many
+UPDATE tasks SET due_at = $1 WHERE (caller, id) IN (
+    SELECT t.caller, t.id FROM tasks t WHERE t.due_at <= $2 ORDER BY t.due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING caller, id, parent_id, created_at, ended_at, outcome, due_at
+`
+
+type ClaimTasksParams struct {
+	LeaseUntil *time.Time
+	Now        *time.Time
+	MaxRows    int32
+}
+
+func (q *Queries) ClaimTasks(ctx context.Context, arg ClaimTasksParams) ([]Task, error) {
+	rows, err := q.db.Query(ctx, ClaimTasks, arg.LeaseUntil, arg.Now, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Task
+	for rows.Next() {
+		var i Task
+		if err := rows.Scan(
+			&i.Caller,
+			&i.ID,
+			&i.ParentID,
+			&i.CreatedAt,
+			&i.EndedAt,
+			&i.Outcome,
+			&i.DueAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ClaimVersion = `-- name: ClaimVersion :exec
+UPDATE versions SET unclaimed = false, issued_at = $1, expires_at = $2, due_at = $3 WHERE id = $4
+`
+
+type ClaimVersionParams struct {
+	IssuedAt  time.Time
+	ExpiresAt time.Time
+	DueAt     *time.Time
+	ID        string
+}
+
+func (q *Queries) ClaimVersion(ctx context.Context, arg ClaimVersionParams) error {
+	_, err := q.db.Exec(ctx, ClaimVersion,
+		arg.IssuedAt,
+		arg.ExpiresAt,
+		arg.DueAt,
+		arg.ID,
+	)
+	return err
 }
 
 const CountTroubled = `-- name: CountTroubled :many
@@ -285,6 +658,36 @@ func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]string, e
 	return items, nil
 }
 
+const DropIdleCounts = `-- name: DropIdleCounts :exec
+DELETE FROM live_counts WHERE (kind, key) IN (
+    SELECT l.kind, l.key FROM live_counts l WHERE l.live = 0 AND l.kind IN ('task', 'agent') LIMIT 1000 FOR UPDATE SKIP LOCKED)
+`
+
+func (q *Queries) DropIdleCounts(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, DropIdleCounts)
+	return err
+}
+
+const DropOldIdempotency = `-- name: DropOldIdempotency :exec
+DELETE FROM idempotency WHERE (caller, key_sha256) IN (
+    SELECT i.caller, i.key_sha256 FROM idempotency i WHERE i.expires_at < $1 LIMIT 1000 FOR UPDATE SKIP LOCKED)
+`
+
+func (q *Queries) DropOldIdempotency(ctx context.Context, now time.Time) error {
+	_, err := q.db.Exec(ctx, DropOldIdempotency, now)
+	return err
+}
+
+const DropOldTaskTokens = `-- name: DropOldTaskTokens :exec
+DELETE FROM task_tokens WHERE sha256 IN (
+    SELECT t.sha256 FROM task_tokens t WHERE t.expires_at < $1 LIMIT 1000 FOR UPDATE SKIP LOCKED)
+`
+
+func (q *Queries) DropOldTaskTokens(ctx context.Context, now time.Time) error {
+	_, err := q.db.Exec(ctx, DropOldTaskTokens, now)
+	return err
+}
+
 const DueProviders = `-- name: DueProviders :many
 WITH RECURSIVE named AS (
     (SELECT provider FROM versions WHERE due_at IS NOT NULL ORDER BY provider LIMIT 1)
@@ -319,8 +722,61 @@ func (q *Queries) DueProviders(ctx context.Context, now *time.Time) ([]string, e
 	return items, nil
 }
 
+const EndTask = `-- name: EndTask :many
+WITH RECURSIVE down AS (
+    SELECT $5::text AS id
+    UNION
+    SELECT t.id FROM tasks t JOIN down ON t.caller = $1 AND t.parent_id = down.id
+)
+INSERT INTO tasks (caller, id, created_at, ended_at, outcome, due_at)
+SELECT $1, down.id, $2, $2, $3, $4::timestamptz FROM down ORDER BY down.id
+ON CONFLICT (caller, id) DO UPDATE SET ended_at = EXCLUDED.ended_at, outcome = EXCLUDED.outcome, due_at = EXCLUDED.due_at
+WHERE tasks.ended_at IS NULL
+RETURNING tasks.id, tasks.parent_id
+`
+
+type EndTaskParams struct {
+	Caller  string
+	Now     time.Time
+	Outcome string
+	DueAt   time.Time
+	ID      string
+}
+
+type EndTaskRow struct {
+	ID       string
+	ParentID *string
+}
+
+// EndTask ends a task and all below it; only what had not ended counts, so a second end changes nothing.
+func (q *Queries) EndTask(ctx context.Context, arg EndTaskParams) ([]EndTaskRow, error) {
+	rows, err := q.db.Query(ctx, EndTask,
+		arg.Caller,
+		arg.Now,
+		arg.Outcome,
+		arg.DueAt,
+		arg.ID,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []EndTaskRow
+	for rows.Next() {
+		var i EndTaskRow
+		if err := rows.Scan(&i.ID, &i.ParentID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const FindCredential = `-- name: FindCredential :one
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
 FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = credentials.current
 WHERE credentials.id = $1
 `
@@ -346,6 +802,7 @@ func (q *Queries) FindCredential(ctx context.Context, id string) (FindCredential
 		&i.Credential.TtlMs,
 		&i.Credential.CreatedAt,
 		&i.Credential.Current,
+		&i.Credential.HardEndAt,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,
@@ -369,8 +826,105 @@ func (q *Queries) FindCredential(ctx context.Context, id string) (FindCredential
 		&i.Version.Attempts,
 		&i.Version.DueAt,
 		&i.Version.EndedAt,
+		&i.Version.Unclaimed,
 	)
 	return i, err
+}
+
+const FindIdempotency = `-- name: FindIdempotency :one
+SELECT caller, key_sha256, request_sha256, credentials, seen, expires_at FROM idempotency WHERE caller = $1 AND key_sha256 = $2
+`
+
+type FindIdempotencyParams struct {
+	Caller    string
+	KeySha256 []byte
+}
+
+func (q *Queries) FindIdempotency(ctx context.Context, arg FindIdempotencyParams) (Idempotency, error) {
+	row := q.db.QueryRow(ctx, FindIdempotency, arg.Caller, arg.KeySha256)
+	var i Idempotency
+	err := row.Scan(
+		&i.Caller,
+		&i.KeySha256,
+		&i.RequestSha256,
+		&i.Credentials,
+		&i.Seen,
+		&i.ExpiresAt,
+	)
+	return i, err
+}
+
+const FindTaskToken = `-- name: FindTaskToken :one
+SELECT task_tokens.sha256, task_tokens.id, task_tokens.caller, task_tokens.task_id, task_tokens.created_at, task_tokens.expires_at, task_has_ended(task_tokens.caller, task_tokens.task_id)::boolean AS ended
+FROM task_tokens WHERE sha256 = $1
+`
+
+type FindTaskTokenRow struct {
+	TaskToken TaskToken
+	Ended     bool
+}
+
+func (q *Queries) FindTaskToken(ctx context.Context, sha256 []byte) (FindTaskTokenRow, error) {
+	row := q.db.QueryRow(ctx, FindTaskToken, sha256)
+	var i FindTaskTokenRow
+	err := row.Scan(
+		&i.TaskToken.Sha256,
+		&i.TaskToken.ID,
+		&i.TaskToken.Caller,
+		&i.TaskToken.TaskID,
+		&i.TaskToken.CreatedAt,
+		&i.TaskToken.ExpiresAt,
+		&i.Ended,
+	)
+	return i, err
+}
+
+const FindTasks = `-- name: FindTasks :many
+SELECT t.caller::text AS caller, COALESCE(k.parent_id, '')::text AS parent_id, k.ended_at, COALESCE(k.outcome, '')::text AS outcome
+FROM (
+    SELECT DISTINCT c.caller FROM credentials c WHERE c.task_id = $1 AND ($2::text = '' OR c.caller = $2)
+    UNION
+    SELECT o.caller FROM tasks o WHERE o.id = $1 AND ($2::text = '' OR o.caller = $2)
+) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = $1
+ORDER BY t.caller LIMIT 100
+`
+
+type FindTasksParams struct {
+	ID     string
+	Caller string
+}
+
+type FindTasksRow struct {
+	Caller   string
+	ParentID string
+	EndedAt  *time.Time
+	Outcome  string
+}
+
+// FindTasks also finds tasks of which only credentials are known.
+func (q *Queries) FindTasks(ctx context.Context, arg FindTasksParams) ([]FindTasksRow, error) {
+	rows, err := q.db.Query(ctx, FindTasks, arg.ID, arg.Caller)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []FindTasksRow
+	for rows.Next() {
+		var i FindTasksRow
+		if err := rows.Scan(
+			&i.Caller,
+			&i.ParentID,
+			&i.EndedAt,
+			&i.Outcome,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const FindToken = `-- name: FindToken :one
@@ -400,19 +954,105 @@ func (q *Queries) FindToken(ctx context.Context, sha256 []byte) (FindTokenRow, e
 }
 
 const HeldSlot = `-- name: HeldSlot :one
-SELECT pool, name, fingerprint FROM slots WHERE version_id = $1
+SELECT name, fingerprint FROM slots WHERE credential_id = $1
 `
 
 type HeldSlotRow struct {
-	Pool        string
 	Name        string
 	Fingerprint []byte
 }
 
-func (q *Queries) HeldSlot(ctx context.Context, versionID *string) (HeldSlotRow, error) {
-	row := q.db.QueryRow(ctx, HeldSlot, versionID)
+func (q *Queries) HeldSlot(ctx context.Context, credentialID *string) (HeldSlotRow, error) {
+	row := q.db.QueryRow(ctx, HeldSlot, credentialID)
 	var i HeldSlotRow
-	err := row.Scan(&i.Pool, &i.Name, &i.Fingerprint)
+	err := row.Scan(&i.Name, &i.Fingerprint)
+	return i, err
+}
+
+const KeepSlot = `-- name: KeepSlot :one
+UPDATE slots SET fingerprint = k.fingerprint, last_used_at = $1, due_back_at = $2
+FROM (SELECT unnest($5::text[]) AS name, unnest($6::bytea[]) AS fingerprint) k
+WHERE slots.pool = $3 AND slots.name = k.name AND slots.credential_id = $4 AND slots.state = 'held'
+RETURNING slots.name
+`
+
+type KeepSlotParams struct {
+	Now          *time.Time
+	DueBackAt    *time.Time
+	Pool         string
+	CredentialID *string
+	Names        []string
+	Fingerprints [][]byte
+}
+
+// KeepSlot lets a credential's next version have the key that it holds already, at its present value.
+func (q *Queries) KeepSlot(ctx context.Context, arg KeepSlotParams) (string, error) {
+	row := q.db.QueryRow(ctx, KeepSlot,
+		arg.Now,
+		arg.DueBackAt,
+		arg.Pool,
+		arg.CredentialID,
+		arg.Names,
+		arg.Fingerprints,
+	)
+	var name string
+	err := row.Scan(&name)
+	return name, err
+}
+
+const LatestVersion = `-- name: LatestVersion :one
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+FROM credentials JOIN versions ON versions.credential_id = credentials.id
+WHERE credentials.id = $1 ORDER BY versions.number DESC LIMIT 1
+`
+
+type LatestVersionRow struct {
+	Credential Credential
+	Version    Version
+}
+
+func (q *Queries) LatestVersion(ctx context.Context, id string) (LatestVersionRow, error) {
+	row := q.db.QueryRow(ctx, LatestVersion, id)
+	var i LatestVersionRow
+	err := row.Scan(
+		&i.Credential.ID,
+		&i.Credential.Caller,
+		&i.Credential.TaskID,
+		&i.Credential.AgentID,
+		&i.Credential.Profile,
+		&i.Credential.Provider,
+		&i.Credential.Requested,
+		&i.Credential.Scopes,
+		&i.Credential.Metadata,
+		&i.Credential.TtlMs,
+		&i.Credential.CreatedAt,
+		&i.Credential.Current,
+		&i.Credential.HardEndAt,
+		&i.Version.ID,
+		&i.Version.CredentialID,
+		&i.Version.Number,
+		&i.Version.Provider,
+		&i.Version.State,
+		&i.Version.IssuedAt,
+		&i.Version.ExpiresAt,
+		&i.Version.UpstreamExpiresAt,
+		&i.Version.SelfExpires,
+		&i.Version.Upstream,
+		&i.Version.UpstreamIds,
+		&i.Version.Trace,
+		&i.Version.Fingerprint,
+		&i.Version.Sealed,
+		&i.Version.Cause,
+		&i.Version.Reason,
+		&i.Version.Result,
+		&i.Version.EffectiveAt,
+		&i.Version.Basis,
+		&i.Version.LastError,
+		&i.Version.Attempts,
+		&i.Version.DueAt,
+		&i.Version.EndedAt,
+		&i.Version.Unclaimed,
+	)
 	return i, err
 }
 
@@ -457,20 +1097,127 @@ func (q *Queries) ListTokens(ctx context.Context) ([]ListTokensRow, error) {
 	return items, nil
 }
 
+const LiveCounts = `-- name: LiveCounts :many
+SELECT kind, key, live FROM live_counts
+WHERE kind = ANY ($1::text[]) AND key = ANY ($2::text[])
+`
+
+type LiveCountsParams struct {
+	Kinds []string
+	Keys  []string
+}
+
+type LiveCountsRow struct {
+	Kind string
+	Key  string
+	Live int64
+}
+
+func (q *Queries) LiveCounts(ctx context.Context, arg LiveCountsParams) ([]LiveCountsRow, error) {
+	rows, err := q.db.Query(ctx, LiveCounts, arg.Kinds, arg.Keys)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []LiveCountsRow
+	for rows.Next() {
+		var i LiveCountsRow
+		if err := rows.Scan(&i.Kind, &i.Key, &i.Live); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const LockTicket = `-- name: LockTicket :one
+SELECT tickets.sha256, tickets.credential_id, tickets.version_id, tickets.sealed, tickets.expires_at, tickets.redeemed_at, credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+FROM tickets JOIN credentials ON credentials.id = tickets.credential_id JOIN versions ON versions.id = tickets.version_id
+WHERE tickets.sha256 = $1 FOR UPDATE OF tickets, versions
+`
+
+type LockTicketRow struct {
+	Ticket     Ticket
+	Credential Credential
+	Version    Version
+}
+
+func (q *Queries) LockTicket(ctx context.Context, sha256 []byte) (LockTicketRow, error) {
+	row := q.db.QueryRow(ctx, LockTicket, sha256)
+	var i LockTicketRow
+	err := row.Scan(
+		&i.Ticket.Sha256,
+		&i.Ticket.CredentialID,
+		&i.Ticket.VersionID,
+		&i.Ticket.Sealed,
+		&i.Ticket.ExpiresAt,
+		&i.Ticket.RedeemedAt,
+		&i.Credential.ID,
+		&i.Credential.Caller,
+		&i.Credential.TaskID,
+		&i.Credential.AgentID,
+		&i.Credential.Profile,
+		&i.Credential.Provider,
+		&i.Credential.Requested,
+		&i.Credential.Scopes,
+		&i.Credential.Metadata,
+		&i.Credential.TtlMs,
+		&i.Credential.CreatedAt,
+		&i.Credential.Current,
+		&i.Credential.HardEndAt,
+		&i.Version.ID,
+		&i.Version.CredentialID,
+		&i.Version.Number,
+		&i.Version.Provider,
+		&i.Version.State,
+		&i.Version.IssuedAt,
+		&i.Version.ExpiresAt,
+		&i.Version.UpstreamExpiresAt,
+		&i.Version.SelfExpires,
+		&i.Version.Upstream,
+		&i.Version.UpstreamIds,
+		&i.Version.Trace,
+		&i.Version.Fingerprint,
+		&i.Version.Sealed,
+		&i.Version.Cause,
+		&i.Version.Reason,
+		&i.Version.Result,
+		&i.Version.EffectiveAt,
+		&i.Version.Basis,
+		&i.Version.LastError,
+		&i.Version.Attempts,
+		&i.Version.DueAt,
+		&i.Version.EndedAt,
+		&i.Version.Unclaimed,
+	)
+	return i, err
+}
+
 const MoveVersion = `-- name: MoveVersion :exec
 UPDATE versions SET
-    state = CASE WHEN state = ANY ($1::text[]) THEN $2::text ELSE 'moved' END,
-    upstream_expires_at = $3, upstream_ids = $4, trace = $5,
-    fingerprint = $6,
-    sealed = CASE WHEN $2 IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE($7, sealed) END,
-    cause = $8, reason = $9, result = $10, effective_at = $11, basis = $12,
-    last_error = $13, attempts = $14, due_at = $15, ended_at = $16
-WHERE id = $17
+    state = CASE
+        WHEN NOT (state = ANY ($1::text[]) AND unclaimed = $2) THEN 'moved'
+        WHEN $3::text = 'active' AND (cause <> ''
+            OR EXISTS (SELECT FROM tasks t WHERE t.caller = $4 AND t.id = $5)
+            AND task_has_ended($4, $5)) THEN 'moved'
+        ELSE $3::text END,
+    upstream_expires_at = $6, upstream_ids = $7, trace = $8,
+    fingerprint = $9,
+    sealed = CASE WHEN $3 IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE($10, sealed) END,
+    cause = $11, reason = $12, result = $13, effective_at = $14, basis = $15,
+    last_error = $16, attempts = $17, due_at = $18, ended_at = $19
+WHERE versions.id = $20
 `
 
 type MoveVersionParams struct {
 	FromStates        []string
+	Unclaimed         bool
 	State             string
+	Caller            string
+	TaskID            string
 	UpstreamExpiresAt *time.Time
 	UpstreamIds       []string
 	Trace             []byte
@@ -488,12 +1235,16 @@ type MoveVersionParams struct {
 	ID                string
 }
 
-// MoveVersion breaks the constraint versions_state when the version is not in one of the from states, and so takes the
-// event that was to be written in the same transaction with it.
+// MoveVersion breaks the constraint versions_state when the version is not where the caller thinks it is, or when it would
+// become active though its end was asked for meanwhile, or its task or one of that one's parents has ended. So it takes
+// the event that was to be written in the same transaction with it.
 func (q *Queries) MoveVersion(ctx context.Context, arg MoveVersionParams) error {
 	_, err := q.db.Exec(ctx, MoveVersion,
 		arg.FromStates,
+		arg.Unclaimed,
 		arg.State,
+		arg.Caller,
+		arg.TaskID,
 		arg.UpstreamExpiresAt,
 		arg.UpstreamIds,
 		arg.Trace,
@@ -524,27 +1275,46 @@ func (q *Queries) NextSlotBack(ctx context.Context, pool string) (time.Time, err
 	return column_1, err
 }
 
-const QuarantineSlot = `-- name: QuarantineSlot :exec
-UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE version_id = $1
+const ParentOf = `-- name: ParentOf :one
+SELECT parent_id FROM tasks WHERE caller = $1 AND id = $2
 `
 
-func (q *Queries) QuarantineSlot(ctx context.Context, versionID *string) error {
-	_, err := q.db.Exec(ctx, QuarantineSlot, versionID)
+type ParentOfParams struct {
+	Caller string
+	ID     string
+}
+
+func (q *Queries) ParentOf(ctx context.Context, arg ParentOfParams) (*string, error) {
+	row := q.db.QueryRow(ctx, ParentOf, arg.Caller, arg.ID)
+	var parent_id *string
+	err := row.Scan(&parent_id)
+	return parent_id, err
+}
+
+const QuarantineSlot = `-- name: QuarantineSlot :exec
+UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id = $1
+`
+
+func (q *Queries) QuarantineSlot(ctx context.Context, credentialID *string) error {
+	_, err := q.db.Exec(ctx, QuarantineSlot, credentialID)
 	return err
 }
 
 const ReleaseSlot = `-- name: ReleaseSlot :exec
-UPDATE slots SET state = 'available', version_id = NULL, last_used_at = $1, due_back_at = NULL
-WHERE version_id = $2
+UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = $1, due_back_at = NULL
+WHERE slots.credential_id = $2 AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = $2 AND v.id <> $3 AND v.due_at IS NOT NULL)
 `
 
 type ReleaseSlotParams struct {
-	Now       *time.Time
-	VersionID *string
+	Now          *time.Time
+	CredentialID *string
+	VersionID    string
 }
 
+// ReleaseSlot waits for the last of the credential's versions: while another may be alive, the key stays with it.
 func (q *Queries) ReleaseSlot(ctx context.Context, arg ReleaseSlotParams) error {
-	_, err := q.db.Exec(ctx, ReleaseSlot, arg.Now, arg.VersionID)
+	_, err := q.db.Exec(ctx, ReleaseSlot, arg.Now, arg.CredentialID, arg.VersionID)
 	return err
 }
 
@@ -562,6 +1332,17 @@ func (q *Queries) RevokeToken(ctx context.Context, arg RevokeTokenParams) (strin
 	var caller string
 	err := row.Scan(&caller)
 	return caller, err
+}
+
+const SealedVersion = `-- name: SealedVersion :one
+SELECT sealed FROM versions WHERE id = $1
+`
+
+func (q *Queries) SealedVersion(ctx context.Context, id string) ([]byte, error) {
+	row := q.db.QueryRow(ctx, SealedVersion, id)
+	var sealed []byte
+	err := row.Scan(&sealed)
+	return sealed, err
 }
 
 const SlotStates = `-- name: SlotStates :many
@@ -594,8 +1375,28 @@ func (q *Queries) SlotStates(ctx context.Context) ([]SlotStatesRow, error) {
 	return items, nil
 }
 
+const SucceedVersion = `-- name: SucceedVersion :exec
+WITH successor AS (
+    UPDATE credentials SET current = $3 WHERE credentials.id = $2 AND current < $3
+)
+UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, $1::timestamptz)
+WHERE versions.credential_id = $2 AND versions.number < $3 AND state = 'active' AND cause = ''
+`
+
+type SucceedVersionParams struct {
+	Until        time.Time
+	CredentialID string
+	Number       int32
+}
+
+// SucceedVersion makes a version that was just activated the current one; those before it stay good for the overlap.
+func (q *Queries) SucceedVersion(ctx context.Context, arg SucceedVersionParams) error {
+	_, err := q.db.Exec(ctx, SucceedVersion, arg.Until, arg.CredentialID, arg.Number)
+	return err
+}
+
 const TakeSlot = `-- name: TakeSlot :one
-UPDATE slots SET state = 'held', version_id = $1, agent_id = $2, fingerprint = chosen.fingerprint,
+UPDATE slots SET state = 'held', credential_id = $1, agent_id = $2, fingerprint = chosen.fingerprint,
     last_used_at = $3, due_back_at = $4
 FROM (
     SELECT s.pool, s.name, k.fingerprint
@@ -612,7 +1413,7 @@ RETURNING slots.name
 `
 
 type TakeSlotParams struct {
-	VersionID    *string
+	CredentialID *string
 	AgentID      string
 	Now          *time.Time
 	DueBackAt    *time.Time
@@ -625,7 +1426,7 @@ type TakeSlotParams struct {
 // has changed is free. What another transaction is just taking is passed over.
 func (q *Queries) TakeSlot(ctx context.Context, arg TakeSlotParams) (string, error) {
 	row := q.db.QueryRow(ctx, TakeSlot,
-		arg.VersionID,
+		arg.CredentialID,
 		arg.AgentID,
 		arg.Now,
 		arg.DueBackAt,
@@ -636,4 +1437,58 @@ func (q *Queries) TakeSlot(ctx context.Context, arg TakeSlotParams) (string, err
 	var name string
 	err := row.Scan(&name)
 	return name, err
+}
+
+const TaskDone = `-- name: TaskDone :exec
+UPDATE tasks SET due_at = NULL WHERE caller = $1 AND id = $2
+`
+
+type TaskDoneParams struct {
+	Caller string
+	ID     string
+}
+
+func (q *Queries) TaskDone(ctx context.Context, arg TaskDoneParams) error {
+	_, err := q.db.Exec(ctx, TaskDone, arg.Caller, arg.ID)
+	return err
+}
+
+const TicketOf = `-- name: TicketOf :one
+SELECT sealed, expires_at, redeemed_at FROM tickets WHERE credential_id = $1
+`
+
+type TicketOfRow struct {
+	Sealed     []byte
+	ExpiresAt  time.Time
+	RedeemedAt *time.Time
+}
+
+func (q *Queries) TicketOf(ctx context.Context, credentialID string) (TicketOfRow, error) {
+	row := q.db.QueryRow(ctx, TicketOf, credentialID)
+	var i TicketOfRow
+	err := row.Scan(&i.Sealed, &i.ExpiresAt, &i.RedeemedAt)
+	return i, err
+}
+
+const UseTicket = `-- name: UseTicket :exec
+UPDATE tickets SET redeemed_at = $1, sealed = NULL WHERE sha256 = $2
+`
+
+type UseTicketParams struct {
+	Now    *time.Time
+	Sha256 []byte
+}
+
+func (q *Queries) UseTicket(ctx context.Context, arg UseTicketParams) error {
+	_, err := q.db.Exec(ctx, UseTicket, arg.Now, arg.Sha256)
+	return err
+}
+
+const VoidTicket = `-- name: VoidTicket :exec
+UPDATE tickets SET sealed = NULL WHERE version_id = $1
+`
+
+func (q *Queries) VoidTicket(ctx context.Context, versionID string) error {
+	_, err := q.db.Exec(ctx, VoidTicket, versionID)
+	return err
 }

@@ -48,6 +48,13 @@ func (r *report) server(f *File) {
 	r.reference("seal.keyset", f.Seal.Keyset)
 	r.between("upstream_timeout", f.UpstreamTimeout, time.Second, 60*time.Second)
 	r.between("shutdown_timeout", f.ShutdownTimeout, time.Second, 10*time.Minute)
+	for field, n := range map[string]int{
+		"per_task": f.Limits.PerTask, "per_agent": f.Limits.PerAgent, "per_profile": f.Limits.PerProfile, "per_caller": f.Limits.PerCaller,
+	} {
+		if path := child("limits", field); r.has(path) && n < 1 {
+			r.add(path, "is not 1 or more")
+		}
+	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, f.Log.Level) {
 		r.add("log.level", "is not debug, info, warn or error")
 	}
@@ -95,6 +102,7 @@ func (r *report) profile(at, name string, p Profile) {
 		r.add(at, "has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 	}
 	r.ttl(at+".ttl", p.TTL)
+	r.life(at, p)
 	scopes := r.section(at, p)
 	if len(p.Allow) == 0 {
 		r.add(at+".allow", "has no rule: nobody may ask")
@@ -127,6 +135,22 @@ func (r *report) ttl(at string, t TTL) {
 	}
 	if least && usual && t.Default < t.Min {
 		r.add(at+".min", "is longer than the default")
+	}
+}
+
+// life checks what stands about versions that follow each other, and tickets.
+func (r *report) life(at string, p Profile) {
+	if path := at + ".max_lifetime"; r.has(path) && p.MaxLifetime < p.TTL.Max {
+		r.add(path, "is shorter than ttl.max")
+	}
+	if path := at + ".overlap"; r.has(path) {
+		r.between(path, p.Overlap, time.Second, time.Hour)
+	}
+	if path := at + ".ticket.ttl"; r.has(path) {
+		r.between(path, p.Ticket.TTL, time.Second, 24*time.Hour)
+	}
+	if path := at + ".ticket.on_reuse"; r.has(path) && p.Ticket.OnReuse != "keep" && p.Ticket.OnReuse != "revoke" {
+		r.add(path, "is neither keep nor revoke")
 	}
 }
 

@@ -31,6 +31,7 @@ type File struct {
 	UpstreamTimeout time.Duration      `yaml:"upstream_timeout"` // for one call to a provider, 1s-60s; absent: 10s
 	ShutdownTimeout time.Duration      `yaml:"shutdown_timeout"` // for what is under way when told to stop, 1s-10m; absent: 30s
 	Log             Log                `yaml:"log"`
+	Limits          Limits             `yaml:"limits,omitempty"`
 	Profiles        map[string]Profile `yaml:"profiles"` // at least one
 
 	place place             // where everything stands, for what Open finds
@@ -55,6 +56,34 @@ type Seal struct {
 	Keyset broker.Ref `yaml:"keyset"` // required
 }
 
+// Limits bound how many versions may be alive at once; what is left out is broker.DefaultLimits'.
+type Limits struct {
+	PerTask    int `yaml:"per_task,omitempty"`
+	PerAgent   int `yaml:"per_agent,omitempty"`
+	PerProfile int `yaml:"per_profile,omitempty"`
+	PerCaller  int `yaml:"per_caller,omitempty"`
+}
+
+func (l Limits) withDefaults() Limits {
+	d := broker.DefaultLimits
+	for _, v := range []struct {
+		have *int
+		want int64
+	}{{&l.PerTask, d.PerTask}, {&l.PerAgent, d.PerAgent}, {&l.PerProfile, d.PerProfile}, {&l.PerCaller, d.PerCaller}} {
+		if *v.have == 0 {
+			*v.have = int(v.want)
+		}
+	}
+	return l
+}
+
+// Broker is the limits as the broker takes them.
+func (l Limits) Broker() broker.Limits {
+	return broker.Limits{
+		PerTask: int64(l.PerTask), PerAgent: int64(l.PerAgent), PerProfile: int64(l.PerProfile), PerCaller: int64(l.PerCaller),
+	}
+}
+
 // Log says how much is logged.
 type Log struct {
 	Level string `yaml:"level"` // debug, info, warn or error; absent: info
@@ -66,7 +95,11 @@ type Profile struct {
 	Description string `yaml:"description,omitempty"`
 	Provider    string `yaml:"provider"` // one of providers.Names
 	TTL         TTL    `yaml:"ttl"`
-	Allow       []Rule `yaml:"allow"` // at least one: what no rule allows is refused
+
+	MaxLifetime time.Duration `yaml:"max_lifetime,omitempty"` // no refresh outlives it; absent: 24h, or ttl.max if longer
+	Overlap     time.Duration `yaml:"overlap,omitempty"`      // a refreshed version stays good this long; absent: 10m
+	Ticket      Ticket        `yaml:"ticket,omitempty"`
+	Allow       []Rule        `yaml:"allow"` // at least one: what no rule allows is refused
 
 	providers.Config `yaml:",inline"`
 }
@@ -76,6 +109,12 @@ type TTL struct {
 	Default time.Duration `yaml:"default"`       // required
 	Min     time.Duration `yaml:"min,omitempty"` // absent: the shortest that the provider can do, and at least 1s
 	Max     time.Duration `yaml:"max"`           // required
+}
+
+// Ticket is how tickets of a profile work.
+type Ticket struct {
+	TTL     time.Duration `yaml:"ttl,omitempty"`      // how long one may be redeemed; absent: 10m
+	OnReuse string        `yaml:"on_reuse,omitempty"` // on a second redemption: "keep" (absent) or "revoke" what the first got
 }
 
 // Rule is a broker.Rule as it is written. A list that is left out means any; one that is written is not empty.
@@ -106,6 +145,7 @@ func Parse(name string, text []byte) (*File, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
+	f.Limits = f.Limits.withDefaults()
 	f.place, f.sum = r.place, sha256.Sum256(text)
 	return f, nil
 }

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -227,6 +228,14 @@ func eachField(t *testing.T, of reflect.Type, visit func(field string)) {
 	case reflect.String, reflect.Bool, reflect.Int, reflect.Int64:
 	default:
 		t.Errorf("the decoder does not know %s", of)
+	}
+}
+
+func TestFingerprintIsOfTheText(t *testing.T) {
+	t.Parallel()
+	a, b, c := parse(t, small), parse(t, small), parse(t, small+"# another\n")
+	if !bytes.Equal(a.Fingerprint(), b.Fingerprint()) || bytes.Equal(a.Fingerprint(), c.Fingerprint()) {
+		t.Errorf("got %x, %x, %x", a.Fingerprint(), b.Fingerprint(), c.Fingerprint())
 	}
 }
 

@@ -62,6 +62,9 @@ func TestFaults(t *testing.T) {
 			"10: profiles.a.pool.nam: is not a field here; the fields are disclosed, env, keys, name, scopes"}},
 		"unknown field that may be a secret": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x"}, []string{
 			"11: profiles.a.pool.?: is not a field here; the fields are disclosed, env, keys, name, scopes"}},
+		"that field twice": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x\n      sk_live_4eC39Hq: y"}, []string{
+			"11: profiles.a.pool.?: is not a field here; the fields are disclosed, env, keys, name, scopes",
+			"12: profiles.a.pool.?: stands twice, first in line 11"}},
 		"wrong types": {edits{
 			"- callers: [bob]", "- callers: bob", "default: 10m", "default: 600", "max: 1h", "max: 1d", "name: p", "name: [p]",
 			"pool:\n", "pool:\n      scopes: [1, true, {}]\n", "scopes: [s, t]", "env: 7",
@@ -138,7 +141,7 @@ func TestFaults(t *testing.T) {
 		"section of another kind": {edits{"    pool:\n", "    pool: here\n    unused:\n"}, []string{
 			"9: profiles.a.pool: is not a section of fields",
 			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, pool, provider, ttl"}},
-		"no rules": {edits{"    allow:\n      - callers: [bob]\n", ""}, []string{"4: profiles.a.allow: has no rule: nobody may ask"}},
+		"no rules":    {edits{"    allow:\n      - callers: [bob]\n", ""}, []string{"4: profiles.a.allow: has no rule: nobody may ask"}},
 		"empty rules": {edits{"allow:\n      - callers: [bob]", "allow: []"}, []string{"7: profiles.a.allow: has no rule: nobody may ask"}},
 		"rules that say nothing": {edits{"- callers: [bob]", "- callers: []\n        tasks: []\n        agents: []\n        scopes: []\n      - {}"}, []string{
 			"8: profiles.a.allow[0].callers: names nobody: say who may ask",

@@ -1,4 +1,4 @@
-package auth
+package broker
 
 import (
 	"crypto/rand"
@@ -6,15 +6,17 @@ import (
 	"hash/crc32"
 	"math/big"
 	"strings"
-
-	"github.com/taskpass/taskpass/broker"
 )
 
 // Prefix tells what a token is for, so that secret scanners and people can.
 type Prefix string
 
-// PrefixCaller begins the tokens of orchestrators, auditors and operators.
-const PrefixCaller Prefix = "tpc_"
+// The prefixes.
+const (
+	PrefixCaller Prefix = "tpc_" // orchestrators, auditors and operators
+	PrefixTask   Prefix = "tpt_" // a task's own token
+	PrefixTicket Prefix = "tpx_" // a ticket
+)
 
 const (
 	randomBytes  = 22 // 176 bits
@@ -25,11 +27,11 @@ const (
 
 // NewToken makes a token: the prefix, 176 random bits in base62, and a CRC-32 of both in base62. The checksum lets a
 // scanner, and us, tell a token from chance and from a typing error without a look-up; it protects nothing.
-func NewToken(p Prefix) broker.Secret {
+func NewToken(p Prefix) Secret {
 	var b [randomBytes]byte
 	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
 	body := string(p) + digits(new(big.Int).SetBytes(b[:]), randomDigits)
-	return broker.NewSecret(body + checksum(body))
+	return NewSecret(body + checksum(body))
 }
 
 // WellFormed tells whether s has the form of such a token, checksum included.
@@ -41,7 +43,8 @@ func WellFormed(p Prefix, s string) bool {
 	return checksum(body) == s[len(body):]
 }
 
-func hash(token string) []byte {
+// HashToken is what is kept of a token. It has 176 random bits, so the hash needs no salt.
+func HashToken(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
 }

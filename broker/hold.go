@@ -1,0 +1,134 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// maxCache is the longest that a holder may keep a resolved secret before it asks again.
+const maxCache = time.Minute
+
+// Refresh mints the credential's next version; the one before stays good for the profile's overlap. seen is the version
+// that the holder has, zero for whatever is current: who asks for a successor that is there already gets it, so that two
+// who refresh the same version at once get the same one. No version outlives the credential's hard end. key, where not
+// empty, makes a refresh that does not name its version idempotent too.
+func (b *Broker) Refresh(ctx context.Context, caller Caller, id CredentialID, seen int, key string) (Issued, error) {
+	issued, err := b.refresh(ctx, caller, id, seen, key)
+	b.Observer.Done("refresh", issued.Profile, issued.Provider, outcomeOf(err))
+	return issued, err
+}
+
+func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, seen int, key string) (Issued, error) {
+	var want *RequestKey
+	for {
+		c, err := b.find(ctx, caller, useRefresh, id)
+		if err != nil {
+			return Issued{}, err
+		}
+		if key != "" && want == nil {
+			if want, err = newRequestKey(caller, key, []any{"refresh", id, seen}, b.now()); err != nil {
+				return Issued{}, err
+			}
+		}
+		if want != nil {
+			was, err := b.repeated(ctx, caller, want, Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile})
+			if err == nil {
+				seen = was.Seen
+			} else if !errors.Is(err, ErrNoSuch) {
+				return Issued{Credential: c}, err
+			}
+		}
+		if c.Version.State != StateActive {
+			return Issued{Credential: c}, ended(c)
+		}
+		if seen == 0 {
+			seen = c.Version.Number
+		}
+		if seen < c.Version.Number {
+			return b.open(ctx, c)
+		}
+		latest, err := b.Ledger.Latest(ctx, id)
+		if err != nil {
+			return Issued{}, err
+		}
+		if latest.Version.State == StateIssuing { // another request is at it
+			if latest, err = b.settled(ctx, id); err != nil {
+				return Issued{Credential: c}, err
+			}
+			if latest.Version.State == StateActive {
+				continue
+			}
+		}
+		if want != nil {
+			want.Seen = seen
+		}
+		next, err := b.next(ctx, caller, latest, want)
+		if errors.Is(err, ErrMoved) || errors.Is(err, ErrKeyUsed) {
+			continue
+		}
+		if err != nil {
+			return Issued{Credential: c}, err
+		}
+		b.Reached("after_refresh_intent")
+		issued, err := b.mint(context.WithoutCancel(ctx), caller, Issued{Credential: next}, EventRefreshed)
+		b.Reached("after_refresh")
+		return issued, err
+	}
+}
+
+// Resolved is the current secret of a credential, for who holds the reference.
+type Resolved struct {
+	Issued
+	CacheFor    time.Duration // how long it may be kept before asking again
+	NotModified bool          // the holder has this version; there is no secret in the answer
+}
+
+// Resolve gives the current secret to whoever may hold it: the caller it was issued to, or the task's own token. known is
+// the version that the holder has; zero for none.
+func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, known int) (Resolved, error) {
+	c, err := b.find(ctx, caller, useResolve, id)
+	if err != nil {
+		return Resolved{}, err
+	}
+	now := b.now()
+	if c.Version.State != StateActive || !now.Before(c.Version.ExpiresAt) {
+		return Resolved{}, ended(c)
+	}
+	r := Resolved{Issued: Issued{Credential: c}, CacheFor: min(maxCache, c.Version.ExpiresAt.Sub(now)/10)}
+	if known == c.Version.Number {
+		r.NotModified = true
+		return r, nil
+	}
+	if r.Issued, err = b.open(ctx, c); err != nil {
+		return Resolved{}, err
+	}
+	r.Secret.TaskToken = Secret{} // it was answered when it was issued, to the orchestrator
+	return r, b.Ledger.Record(ctx, eventOf(EventResolved, caller, now, c))
+}
+
+// Watch waits until the credential has a newer version than seen, or is no longer active, and answers its state; after
+// wait it answers that nothing has changed. It looks at the ledger's state, not at a stream of changes: nothing is missed
+// by who was not there.
+func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen int, wait time.Duration) (c Credential, changed bool, err error) {
+	hint, done := b.Ledger.Changes(id)
+	defer done()
+	timeout := time.NewTimer(wait)
+	defer timeout.Stop()
+	look := time.NewTicker(5 * time.Second) // a hint may be lost with its connection
+	defer look.Stop()
+	for {
+		c, err = b.find(ctx, caller, useWatch, id)
+		if err != nil || c.Version.Number > seen || c.Version.State != StateActive && c.Version.State != StateIssuing {
+			return c, err == nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return c, false, nil
+		case <-timeout.C:
+			return c, false, nil
+		case <-hint:
+		case <-look.C:
+		}
+	}
+}

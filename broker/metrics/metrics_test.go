@@ -1,0 +1,130 @@
+package metrics_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/metrics"
+)
+
+type ledger struct {
+	troubled, slots []broker.Count
+	err             error
+}
+
+func (l ledger) Troubled(context.Context) ([]broker.Count, error) { return l.troubled, l.err }
+func (l ledger) Slots(context.Context) ([]broker.Count, error)    { return l.slots, nil }
+
+func scrape(t *testing.T, m *metrics.Metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("answered %d: %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func want(t *testing.T, text string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line+"\n") {
+			t.Errorf("no line %q in:\n%s", line, ours(text))
+		}
+	}
+}
+
+// ours is the text without the runtime's own metrics.
+func ours(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "taskpass_") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(ledger{
+		troubled: []broker.Count{{Of: "aws", State: "stuck", N: 2}, {Of: "aws", State: "lost", N: 1}},
+		slots:    []broker.Count{{Of: "search", State: "held", N: 3}},
+	})
+	m.Phase("p", "upstream", 20*time.Millisecond)
+	m.Phase("p", "upstream", 3*time.Second)
+	m.Done("issue", "p", "aws", "ok")
+	m.Done("issue", "p", "aws", "ok")
+	m.Done("revoke", "p", "aws", "stuck")
+	m.Lag("aws", 7*time.Second)
+	m.Request("/v1/credentials", http.MethodPost, 201, 4*time.Millisecond)
+	want(t, scrape(t, m),
+		`taskpass_issue_phase_seconds_count{phase="upstream",profile="p"} 2`,
+		`taskpass_issue_phase_seconds_bucket{phase="upstream",profile="p",le="0.025"} 1`,
+		`taskpass_operations_total{op="issue",outcome="ok",profile="p",provider="aws"} 2`,
+		`taskpass_operations_total{op="revoke",outcome="stuck",profile="p",provider="aws"} 1`,
+		`taskpass_sweeper_lag_seconds_count{provider="aws"} 1`,
+		`taskpass_sweeper_lag_seconds_bucket{provider="aws",le="10"} 1`,
+		`taskpass_http_request_seconds_count{method="POST",route="/v1/credentials",status="201"} 1`,
+		`taskpass_versions_in_trouble{provider="aws",state="stuck"} 2`,
+		`taskpass_versions_in_trouble{provider="aws",state="lost"} 1`,
+		`taskpass_pool_keys{pool="search",state="held"} 3`,
+		`taskpass_ledger_up 1`)
+}
+
+// A database that is away costs its own gauges and nothing else.
+func TestLedgerIsAway(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(ledger{slots: []broker.Count{{Of: "search", State: "held", N: 3}}, err: errors.New("password=s3cr3t-CANARY")})
+	m.Done("issue", "p", "aws", "ok")
+	text := scrape(t, m)
+	want(t, text, `taskpass_ledger_up 0`, `taskpass_operations_total{op="issue",outcome="ok",profile="p",provider="aws"} 1`,
+		`taskpass_pool_keys{pool="search",state="held"} 3`)
+	if strings.Contains(text, "CANARY") || strings.Contains(text, "taskpass_versions_in_trouble{") {
+		t.Error(ours(text))
+	}
+}
+
+// What clients send makes no series.
+func TestClientsMakeNoSeries(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(ledger{})
+	for _, method := range []string{"GET", "POST", "DELETE", "S3CR3T", "get", "BREW", ""} {
+		m.Request("", method, 404, time.Millisecond)
+	}
+	text := scrape(t, m)
+	want(t, text, `taskpass_http_request_seconds_count{method="other",route="",status="404"} 5`)
+	if n := strings.Count(text, "taskpass_http_request_seconds_count{"); n != 3 {
+		t.Errorf("%d series", n)
+	}
+}
+
+// Two of them in one process do not get in each other's way, and many may report at once.
+func TestApartAndAtOnce(t *testing.T) {
+	t.Parallel()
+	a, b := metrics.New(ledger{}), metrics.New(ledger{})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				a.Done("issue", "p", "aws", "ok")
+				a.Phase("p", "intent", time.Millisecond)
+				a.Lag("aws", time.Second)
+				a.Request("/livez", http.MethodGet, 200, time.Millisecond)
+			}
+			scrape(t, a)
+		})
+	}
+	wg.Wait()
+	want(t, scrape(t, a), `taskpass_operations_total{op="issue",outcome="ok",profile="p",provider="aws"} 800`)
+	if strings.Contains(scrape(t, b), "taskpass_operations_total{") {
+		t.Error("one counts for the other")
+	}
+}

@@ -1,0 +1,164 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// pollEvery is how often a waiting request looks at the ledger, beside the hints it gets.
+const pollEvery = 100 * time.Millisecond
+
+// repeat answers a request whose key was used before. It waits for a twin that is still at it; what a crash or a failure
+// left without a secret is minted anew, as the next version of the same credential.
+func (b *Broker) repeat(ctx context.Context, caller Caller, rs []Request, key string) ([]Issued, error) {
+	want, err := newRequestKey(caller, key, rs, b.now())
+	if err != nil {
+		return nil, err
+	}
+	was, err := b.repeated(ctx, caller, want, rs[0])
+	if errors.Is(err, ErrNoSuch) { // it ran out just now
+		return nil, Errorf(CodeConflict, "the idempotency key has just run out; use a new one")
+	}
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Issued, 0, len(was.Credentials))
+	for _, id := range was.Credentials {
+		issued, err := b.again(ctx, caller, id)
+		if err != nil {
+			for _, i := range list {
+				b.abandon(context.WithoutCancel(ctx), caller, i.Credential)
+			}
+			return nil, err
+		}
+		list = append(list, issued)
+	}
+	return list, nil
+}
+
+// repeated finds what a key was used for, and refuses it if that was for another request; ErrNoSuch.
+func (b *Broker) repeated(ctx context.Context, caller Caller, want *RequestKey, r Request) (RequestKey, error) {
+	was, err := b.Ledger.Repeated(ctx, want.Caller, want.SHA256)
+	if err == nil && !bytes.Equal(was.RequestSHA256, want.RequestSHA256) {
+		return was, b.refuse(ctx, caller, r, Errorf(CodeIdempotencyMismatch, "this Idempotency-Key came with another request before"))
+	}
+	return was, err
+}
+
+// newRequestKey hashes a key, and the request that it came with: any value that says all of it as JSON.
+func newRequestKey(caller Caller, key string, request any, now time.Time) (*RequestKey, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(body)
+	owner := caller.Name
+	if caller.Role == RoleAgent { // a task's keys are not its orchestrator's; no name has a slash
+		owner += "/" + caller.TaskID
+	}
+	return &RequestKey{Caller: owner, SHA256: HashToken(key), RequestSHA256: sum[:], ExpiresAt: now.Add(keyLifetime)}, nil
+}
+
+// again is a credential as it was first answered.
+func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID) (Issued, error) {
+	c, err := b.settled(ctx, id)
+	if err != nil {
+		return Issued{}, err
+	}
+	switch s := c.Version.State; {
+	case s == StateIssuing: // and so unclaimed
+		sealed, expires, err := b.Ledger.TicketOf(ctx, id)
+		if err != nil {
+			return Issued{}, err
+		}
+		bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
+		return Issued{Credential: c, Ticket: bundle.TaskToken, TicketExpiresAt: expires}, err
+	case s == StateActive:
+		return b.open(ctx, c)
+	case s == StateFailed && c.Version.Cause == CauseNone, c.Version.Cause == CauseAbandoned:
+		next, err := b.next(ctx, caller, c, nil)
+		if errors.Is(err, ErrMoved) {
+			return b.again(ctx, caller, id)
+		}
+		if err != nil {
+			return Issued{}, err
+		}
+		return b.mint(context.WithoutCancel(ctx), caller, Issued{Credential: next}, EventIssued)
+	}
+	return Issued{}, Errorf(CodeCredentialEnded, "the credential that this key issued has ended; use a new key")
+}
+
+// settled waits until a credential's newest version is no longer being minted, by a request that may have died meanwhile:
+// then, at its due time, it is taken for lost.
+func (b *Broker) settled(ctx context.Context, id CredentialID) (Credential, error) {
+	changed, done := b.Ledger.Changes(id)
+	defer done()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		c, err := b.Ledger.Latest(ctx, id)
+		if err != nil || c.Version.State != StateIssuing || c.Version.Unclaimed {
+			return c, err
+		}
+		if !b.now().Before(c.Version.DueAt) {
+			if err := b.settle(ctx, c); err != nil && !errors.Is(err, ErrMoved) {
+				return c, err
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			e := Errorf(CodeConflict, "the same request is still being worked on; ask again")
+			e.RetryAfter = time.Second
+			return c, e.Because(ctx.Err())
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// open is an active credential with its secret, from its sealed copy.
+func (b *Broker) open(ctx context.Context, c Credential) (Issued, error) {
+	sealed, err := b.Ledger.Sealed(ctx, c.Version.ID)
+	if err != nil {
+		return Issued{}, err
+	}
+	if sealed == nil { // it ended between two looks
+		return Issued{}, ended(c)
+	}
+	bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
+	return Issued{Credential: c, Secret: bundle}, err
+}
+
+// next writes the intent of the version after c's, with what is left of the credential's life.
+func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *RequestKey) (Credential, error) {
+	p, ok := b.profile(c.Profile)
+	if !ok {
+		return c, Errorf(CodeUnknownProfile, "the profile is no longer offered")
+	}
+	grant, err := b.Policy.Decide(Caller{Name: c.Caller, Role: RoleOrchestrator}, p, Request{
+		TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes, TTL: c.TTL, Metadata: c.Metadata,
+	})
+	if err != nil {
+		return c, b.refuse(ctx, caller, Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes}, AsError(err))
+	}
+	if left := c.HardEnd.Sub(b.now()); left < p.MinTTL || left <= 0 {
+		e := Errorf(CodeCredentialEnded, "the credential has reached the end of its life, which no refresh outlives; issue a new one")
+		return c, b.refuse(ctx, caller, Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes}, e)
+	}
+	c.Version = b.newVersion(c, p, c.Version.Number+1, grant.TTL)
+	err = b.Ledger.Next(ctx, c, key, eventOf(EventIntended, caller, c.Version.IssuedAt, c))
+	if errors.Is(err, ErrTaskEnded) {
+		return c, Errorf(CodeTaskEnded, "the task, or one above it, has ended: nothing is issued for it any more")
+	}
+	return c, err
+}
+
+// ended is the error for a credential whose version can no longer be had.
+func ended(c Credential) *Error {
+	return Errorf(CodeCredentialEnded, "the credential is %s (%s)", c.Version.State, c.Version.Cause)
+}
