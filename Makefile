@@ -41,6 +41,10 @@ test-peers: setup ## the tests against independent servers (Ceph's RADOS gateway
 	if [ -z "$$packages" ]; then echo 'no test has the build tag peers'; exit 0; fi; \
 	set -x; $(GO) test -tags peers -run Peers -count=1 -timeout 600s $$packages
 
+.PHONY: bench
+bench: setup ## how fast a credential is issued, end to end, on this machine
+	$(GO) test -run '^$$' -bench . -benchtime 10s ./cmd/taskpass
+
 .PHONY: lint
 lint: ## go vet, gofmt, golangci-lint
 	$(GO) vet ./...

@@ -28,6 +28,10 @@ func caller() broker.Caller {
 	return broker.Caller{Name: "orch", Role: broker.RoleOrchestrator, Auth: "token:tok_1", Addr: "192.0.2.7", RequestID: "req-1"}
 }
 
+func agent() broker.Caller {
+	return broker.Caller{Name: "orch", Role: broker.RoleAgent, Auth: "token:ttk_1", Addr: "2001:db8::7", RequestID: "req-3", TaskID: "research-1"}
+}
+
 func sweeper() broker.Caller { return broker.Caller{Name: "taskpass", Auth: "internal"} }
 
 // about is an event about a credential; change says what is special.
@@ -83,6 +87,22 @@ var shapes = map[string]broker.Event{
 	"credential.stuck": about(broker.EventStuck, sweeper(), broker.StateStuck, func(e *broker.Event) {
 		e.Cause, e.Code = broker.CauseRevoked, broker.CodeUpstreamRefused
 	}),
+	"credential.refreshed": about(broker.EventRefreshed, caller(), broker.StateActive, func(e *broker.Event) {
+		minted(e)
+		e.Version = 2
+	}),
+	"credential.resolved": about(broker.EventResolved, agent(), broker.StateActive, minted),
+	"ticket.created": about(broker.EventTicketCreated, caller(), broker.StateIssuing, func(e *broker.Event) {
+		e.ParentTask = "research"
+	}),
+	"ticket.redeemed": about(broker.EventTicketRedeemed, agent(), broker.StateIssuing, nil),
+	"ticket.reused":   about(broker.EventTicketReused, agent(), broker.StateActive, minted),
+	"ticket.expired": about(broker.EventTicketExpired, sweeper(), broker.StateFailed, func(e *broker.Event) {
+		e.Cause = broker.CauseExpired
+	}),
+	"task.ended": {
+		ID: "evt_1", At: at, Type: broker.EventTaskEnded, Caller: caller(), TaskID: "research-1", ParentTask: "research", Reason: "done",
+	},
 	"token.created": {
 		ID: "evt_1", At: at, Type: broker.EventTokenCreated, Caller: broker.Caller{Name: "cli:root", Role: broker.RoleOperator, Auth: "database"},
 		TTL: 90 * 24 * time.Hour, ExpiresAt: end, Trace: map[string]string{"token_id": "tok_1", "caller": "orch", "role": "orchestrator"},

@@ -226,7 +226,7 @@ func ask(task string) broker.Request {
 
 func (h *house) issue(task string) broker.Issued {
 	h.t.Helper()
-	issued, err := h.Issue(h.t.Context(), orchestrator, ask(task))
+	issued, err := h.Issue(h.t.Context(), orchestrator, ask(task), "")
 	if err != nil {
 		h.t.Fatalf("issue: %v (%v)", err, errors.Unwrap(err))
 	}
@@ -258,6 +258,9 @@ func (h *house) sweep() {
 		h.t.Fatalf("sweep: %v", err)
 	}
 }
+
+// wait is how long an intent, or an attempt, may stay open before it is taken for abandoned, and a moment more.
+func (h *house) wait() time.Duration { return h.cfg.UpstreamTimeout + 21*time.Second }
 
 func (h *house) wantState(id broker.CredentialID, want broker.State) broker.Credential {
 	h.t.Helper()
@@ -325,8 +328,9 @@ type spoilt struct {
 	broker.Ledger
 	mu     sync.Mutex
 	begin  func() error
-	move   func(c broker.Credential) error // asked before a move; its error is the ledger's, and nothing is written
+	move   func(c broker.Credential) error // asked before a move or an activation; at an error nothing is written
 	record func() error
+	answer func() error // what comes of an activation that was written
 }
 
 var errDisk = errors.New("the disk is gone")
@@ -337,7 +341,7 @@ func (s *spoilt) set(fn func(*spoilt)) {
 	fn(s)
 }
 
-func (s *spoilt) Begin(ctx context.Context, c broker.Credential, e broker.Event) error {
+func (s *spoilt) Begin(ctx context.Context, in broker.Intent) error {
 	s.mu.Lock()
 	begin := s.begin
 	s.mu.Unlock()
@@ -346,7 +350,7 @@ func (s *spoilt) Begin(ctx context.Context, c broker.Credential, e broker.Event)
 			return err
 		}
 	}
-	return s.Ledger.Begin(ctx, c, e)
+	return s.Ledger.Begin(ctx, in)
 }
 
 func (s *spoilt) Move(ctx context.Context, c broker.Credential, from []broker.State, sealed []byte, events ...broker.Event) error {
@@ -361,6 +365,22 @@ func (s *spoilt) Move(ctx context.Context, c broker.Credential, from []broker.St
 	return s.Ledger.Move(ctx, c, from, sealed, events...)
 }
 
+func (s *spoilt) Activate(ctx context.Context, c broker.Credential, sealed []byte, others time.Time, e broker.Event) error {
+	s.mu.Lock()
+	move, answer := s.move, s.answer
+	s.mu.Unlock()
+	if move != nil {
+		if err := move(c); err != nil {
+			return err
+		}
+	}
+	err := s.Ledger.Activate(ctx, c, sealed, others, e)
+	if answer != nil {
+		return errors.Join(err, answer())
+	}
+	return err
+}
+
 func (s *spoilt) Record(ctx context.Context, events ...broker.Event) error {
 	s.mu.Lock()
 	record := s.record
@@ -373,10 +393,10 @@ func (s *spoilt) Record(ctx context.Context, events ...broker.Event) error {
 	return s.Ledger.Record(ctx, events...)
 }
 
-// failTo makes moves to a state fail.
-func failTo(state broker.State) func(broker.Credential) error {
+// failTo makes moves to some states fail.
+func failTo(states ...broker.State) func(broker.Credential) error {
 	return func(c broker.Credential) error {
-		if c.Version.State == state {
+		if slices.Contains(states, c.Version.State) {
 			return errDisk
 		}
 		return nil

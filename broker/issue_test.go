@@ -22,7 +22,7 @@ func TestIssue(t *testing.T) {
 	h := newHouse(t)
 	request := ask("task-1")
 	request.Scopes, request.TTL, request.Metadata = []string{"write", "read", "write"}, 20*time.Minute, map[string]string{"run": "42"}
-	issued, err := h.Issue(t.Context(), orchestrator, request)
+	issued, err := h.Issue(t.Context(), orchestrator, request, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestMintFails(t *testing.T) {
 				cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			})
 			h.vendor.behave(c.mint, nil)
-			issued, err := h.Issue(t.Context(), orchestrator, ask("t"))
+			issued, err := h.Issue(t.Context(), orchestrator, ask("t"), "")
 			if codeOf(err) != c.code || len(issued.Secret.Fields) > 0 {
 				t.Errorf("answered %v with secret %v; want %s", err, issued.Secret.Fields, c.code)
 			}
@@ -149,31 +149,64 @@ func TestMintFails(t *testing.T) {
 	}
 }
 
-// P1: an issuance that cannot be made durable hands nothing out, and what the vendor made is ended.
+// P1: an issuance that cannot be made durable hands nothing out, and what the vendor made is ended: at once if the ledger
+// answers again, else when the intent is due.
 func TestOutcomeIsNotWritten(t *testing.T) {
 	t.Parallel()
-	h, ledger := newSpoilt(t)
-	ledger.set(func(s *spoilt) { s.move = failTo(broker.StateActive) })
-	issued, err := h.Issue(t.Context(), orchestrator, ask("t"))
-	if codeOf(err) != broker.CodeUnavailable || !errors.Is(err, errDisk) || strings.Contains(err.Error(), errDisk.Error()) {
-		t.Errorf("answered %v", err)
+	for what, c := range map[string]struct {
+		fail   []broker.State
+		after  broker.State
+		lostBy string
+	}{
+		"once":   {[]broker.State{broker.StateActive}, broker.StateLost, "orch"},
+		"at all": {[]broker.State{broker.StateActive, broker.StateLost}, broker.StateIssuing, "taskpass"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			h, ledger := newSpoilt(t)
+			ledger.set(func(s *spoilt) { s.move = failTo(c.fail...) })
+			issued, err := h.Issue(t.Context(), orchestrator, ask("t"), "")
+			if codeOf(err) != broker.CodeUnavailable || !errors.Is(err, errDisk) || strings.Contains(err.Error(), errDisk.Error()) {
+				t.Errorf("answered %v", err)
+			}
+			if len(issued.Secret.Fields)+len(issued.Secret.Env) > 0 {
+				t.Error("a secret was handed out that is on no record")
+			}
+			id := h.wantState(h.only("t").ID, c.after).ID
+			if len(h.vendor.living()) != 1 {
+				t.Fatal("the test wants something alive upstream")
+			}
+			ledger.set(func(s *spoilt) { s.move = nil })
+			if c.after == broker.StateIssuing {
+				h.sweep() // it may still be under way: nothing is done yet
+				h.wantState(id, broker.StateIssuing)
+				h.clock.Advance(h.wait())
+			}
+			h.sweep()
+			h.wantState(id, broker.StateRevoked)
+			h.wantEvents("t", "credential.intended by orch", "credential.lost by "+c.lostBy,
+				"credential.revoke_requested by taskpass", "credential.revoked by taskpass")
+			if alive := h.vendor.living(); len(alive) > 0 {
+				t.Errorf("alive upstream: %v", alive)
+			}
+		})
 	}
-	if len(issued.Secret.Fields)+len(issued.Secret.Env) > 0 {
-		t.Error("a secret was handed out that is on no record")
-	}
-	c := h.only("t")
-	h.wantState(c.ID, broker.StateIssuing)
-	if len(h.vendor.living()) != 1 {
-		t.Fatal("the test wants something alive upstream")
-	}
-	h.sweep() // it may still be under way: nothing is done yet
-	h.wantState(c.ID, broker.StateIssuing)
+}
 
-	h.clock.Advance(time.Second + 20*time.Second) // the upstream's limit and the outcome's
+// A write that failed may have been committed all the same: the answer was lost, not the issuance. Nobody has the secret,
+// so it does not stay alive.
+func TestOutcomeIsWrittenButNotAnswered(t *testing.T) {
+	t.Parallel()
+	h, ledger := newSpoilt(t)
+	ledger.set(func(s *spoilt) { s.answer = func() error { return errDisk } })
+	issued, err := h.Issue(t.Context(), orchestrator, ask("t"), "")
+	if codeOf(err) != broker.CodeUnavailable || len(issued.Secret.Fields) > 0 {
+		t.Errorf("answered %v with %v", err, issued.Secret.Fields)
+	}
+	ledger.set(func(s *spoilt) { s.answer = nil })
+	h.clock.Advance(h.wait())
 	h.sweep()
-	h.wantState(c.ID, broker.StateRevoked)
-	h.wantEvents("t", "credential.intended by orch", "credential.lost by taskpass",
-		"credential.revoke_requested by taskpass", "credential.revoked by taskpass")
+	h.wantState(h.only("t").ID, broker.StateRevoked)
 	if alive := h.vendor.living(); len(alive) > 0 {
 		t.Errorf("alive upstream: %v", alive)
 	}
@@ -193,12 +226,12 @@ func TestFailureIsNotWritten(t *testing.T) {
 				}
 				return errors.New("lost")
 			}, nil)
-			if _, err := h.Issue(t.Context(), orchestrator, ask("t")); codeOf(err) != broker.CodeUpstreamError {
+			if _, err := h.Issue(t.Context(), orchestrator, ask("t"), ""); codeOf(err) != broker.CodeUpstreamError {
 				t.Errorf("answered %v", err)
 			}
 			c := h.wantState(h.only("t").ID, broker.StateIssuing)
 			ledger.set(func(s *spoilt) { s.move = nil })
-			h.clock.Advance(21 * time.Second)
+			h.clock.Advance(h.wait())
 			h.sweep()
 			h.wantState(c.ID, broker.StateRevoked)
 		})
@@ -210,7 +243,7 @@ func TestIntentIsNotWritten(t *testing.T) {
 	t.Parallel()
 	h, ledger := newSpoilt(t)
 	ledger.set(func(s *spoilt) { s.begin = func() error { return errDisk } })
-	if _, err := h.Issue(t.Context(), orchestrator, ask("t")); codeOf(err) != broker.CodeUnavailable {
+	if _, err := h.Issue(t.Context(), orchestrator, ask("t"), ""); codeOf(err) != broker.CodeUnavailable {
 		t.Errorf("answered %v", err)
 	}
 	if len(h.vendor.minted) != 0 {
@@ -223,7 +256,7 @@ func TestIntentIsNotWritten(t *testing.T) {
 func TestSealingFails(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, func(c *broker.Config) { c.Sealer = brokenSealer{c.Sealer} })
-	issued, err := h.Issue(t.Context(), orchestrator, ask("t"))
+	issued, err := h.Issue(t.Context(), orchestrator, ask("t"), "")
 	if err == nil || len(issued.Secret.Fields) > 0 {
 		t.Fatalf("answered %v with %v", err, issued.Secret)
 	}
@@ -250,7 +283,7 @@ func TestClientGoesMidMint(t *testing.T) {
 		cancel()
 		return mint.Err() // the work's context has not ended with the client's
 	}, nil)
-	if _, err := h.Issue(ctx, orchestrator, ask("t")); err != nil {
+	if _, err := h.Issue(ctx, orchestrator, ask("t"), ""); err != nil {
 		t.Errorf("answered %v", err)
 	}
 	h.wantState(h.only("t").ID, broker.StateActive)
@@ -270,7 +303,7 @@ func TestDiesWhileIssuing(t *testing.T) {
 				t.Fatal("it did not die")
 			}
 			id := h.only("t").ID
-			h.clock.Advance(21 * time.Second)
+			h.clock.Advance(h.wait())
 			h.sweep()
 			c := h.wantState(id, want)
 			if (want == broker.StateActive) != (len(h.vendor.living()) == 1) {
@@ -336,7 +369,7 @@ func TestRefusals(t *testing.T) {
 			if c.change != nil {
 				c.change(&r)
 			}
-			_, err := h.Issue(t.Context(), c.caller, r)
+			_, err := h.Issue(t.Context(), c.caller, r, "")
 			e := broker.AsError(err)
 			if codeOf(err) != c.code {
 				t.Fatalf("answered %v", err)
@@ -375,7 +408,7 @@ func TestRefusalRecordsNoForeignText(t *testing.T) {
 	bad := "\"},{\x00" + planted
 	_, err := h.Issue(t.Context(), orchestrator, broker.Request{
 		TaskID: bad, AgentID: bad, Profile: bad, Scopes: []string{bad}, Metadata: map[string]string{bad: bad},
-	})
+	}, "")
 	if codeOf(err) != broker.CodeInvalidRequest || leaks(fmt.Sprint(err, broker.AsError(err).Faults)) {
 		t.Errorf("answered %v %v", err, broker.AsError(err).Faults)
 	}
@@ -393,7 +426,7 @@ func TestRefusalIsNotWritten(t *testing.T) {
 	for _, profile := range []string{"p", "q"} {
 		r := ask("t")
 		r.Profile, r.Scopes = profile, []string{"unknown"}
-		if _, err := h.Issue(t.Context(), orchestrator, r); codeOf(err) != broker.CodeUnavailable || len(broker.AsError(err).Faults) > 0 {
+		if _, err := h.Issue(t.Context(), orchestrator, r, ""); codeOf(err) != broker.CodeUnavailable || len(broker.AsError(err).Faults) > 0 {
 			t.Errorf("answered %v", err)
 		}
 	}
@@ -405,7 +438,7 @@ func TestPolicyNarrows(t *testing.T) {
 	h := newHouse(t, func(c *broker.Config) { c.Policy = narrow{c.Policy} })
 	r := ask("t")
 	r.Scopes = []string{"read", "write"}
-	issued, err := h.Issue(t.Context(), orchestrator, r)
+	issued, err := h.Issue(t.Context(), orchestrator, r, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +465,7 @@ func TestManyAtOnce(t *testing.T) {
 			if i%5 == 4 {
 				r.Scopes = []string{"unknown"}
 			}
-			issued, err := h.Issue(t.Context(), orchestrator, r)
+			issued, err := h.Issue(t.Context(), orchestrator, r, "")
 			switch {
 			case i%5 == 4 && codeOf(err) != broker.CodeUnknownScope:
 				t.Errorf("task %d: %v", i, err)

@@ -59,7 +59,8 @@ type Versions interface {
 	// Record writes events that change no state.
 	Record(ctx context.Context, events ...Event) error
 
-	// Credential finds one, with its current version; ErrNoSuch.
+	// Credential finds one, with its current version, or, once that has ended, with one that is still alive, if any:
+	// a credential is not said to be ended while a version of it may work. ErrNoSuch.
 	Credential(ctx context.Context, id CredentialID) (Credential, error)
 
 	// Latest finds one with its newest version, whatever became of it; ErrNoSuch.

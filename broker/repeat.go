@@ -69,6 +69,11 @@ func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID) (Iss
 	if err != nil {
 		return Issued{}, err
 	}
+	if c.Version.State != StateActive && c.Version.Number > 1 { // a refresh that came to nothing leaves the one before as it was
+		if c, err = b.current(ctx, c); err != nil {
+			return Issued{}, err
+		}
+	}
 	switch s := c.Version.State; {
 	case s == StateIssuing: // and so unclaimed
 		sealed, expires, err := b.Ledger.TicketOf(ctx, id)
@@ -90,6 +95,15 @@ func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID) (Iss
 		return b.mint(context.WithoutCancel(ctx), caller, Issued{Credential: next}, EventIssued)
 	}
 	return Issued{}, Errorf(CodeCredentialEnded, "the credential that this key issued has ended; use a new key")
+}
+
+// current is the credential with its current version if that is active, else as it was given.
+func (b *Broker) current(ctx context.Context, latest Credential) (Credential, error) {
+	c, err := b.Ledger.Credential(ctx, latest.ID)
+	if err != nil || c.Version.State != StateActive {
+		return latest, err
+	}
+	return c, nil
 }
 
 // settled waits until a credential's newest version is no longer being minted, by a request that may have died meanwhile:

@@ -102,7 +102,7 @@ func TestAbandonedIntents(t *testing.T) {
 	h := newHouse(t, func(c *broker.Config) { c.MaxAttempts, c.Backoff, c.StuckRetry = 3, time.Second, time.Hour })
 	lostReply := func(_ context.Context, _ broker.Credential, do func()) error { do(); return errors.New("lost") }
 	h.vendor.behave(lostReply, down)
-	if _, err := h.Issue(t.Context(), orchestrator, ask("t")); err == nil {
+	if _, err := h.Issue(t.Context(), orchestrator, ask("t"), ""); err == nil {
 		t.Fatal("issued")
 	}
 	id := h.wantState(h.only("t").ID, broker.StateLost).ID
@@ -168,7 +168,7 @@ func TestOneDeadVendor(t *testing.T) {
 		for _, p := range []string{"hang", "panic", "p"} {
 			r := ask(name(p, i))
 			r.Profile, r.TTL = p, time.Minute
-			issued, err := h.Issue(t.Context(), orchestrator, r)
+			issued, err := h.Issue(t.Context(), orchestrator, r, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -355,7 +355,7 @@ func TestObserver(t *testing.T) {
 	issued := h.issue("t")
 	r := ask("t2")
 	r.Profile = "nobody's"
-	_, _ = h.Issue(t.Context(), orchestrator, r)
+	_, _ = h.Issue(t.Context(), orchestrator, r, "")
 	if _, err := h.Revoke(t.Context(), orchestrator, issued.ID, ""); err != nil {
 		t.Fatal(err)
 	}

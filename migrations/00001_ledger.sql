@@ -62,8 +62,9 @@ CREATE TABLE versions (
     due_at              timestamptz,
     ended_at            timestamptz,
     UNIQUE (credential_id, number),
-    -- A move that is not allowed writes the state 'moved' and breaks this constraint: see MoveVersion.
-    CONSTRAINT versions_state CHECK (state IN
+    -- A move that is not allowed writes the state 'moved' and breaks this constraint: see MoveVersion. PostgreSQL checks
+    -- constraints in the order of their names, and this one must be the first to say no.
+    CONSTRAINT versions_a_known_state CHECK (state IN
         ('issuing', 'active', 'revoking', 'revoked', 'expired', 'failed', 'lost', 'stuck')),
     -- What may be alive is due for something; what has ended is due for nothing and keeps no secret.
     CONSTRAINT versions_alive_is_due CHECK

@@ -53,6 +53,9 @@ func (s *server) WatchCredential(ctx context.Context, r WatchCredentialRequestOb
 		n, _ := strconv.Atoi(strings.TrimSuffix(text, "s"))
 		wait = time.Duration(n) * time.Second
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.Stopping, cancel)()
 	c, changed, err := s.Broker.Watch(ctx, *callerOf(ctx), broker.CredentialID(r.ID), r.Params.Version, wait)
 	if err != nil {
 		return nil, err

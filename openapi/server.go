@@ -27,13 +27,15 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (broker.Caller, error)
 }
 
-// Config is what the handler serves. All fields but Metrics and Requests are required.
+// Config is what the handler serves. Broker, Audit, Callers, Ready and Logger are required.
 type Config struct {
 	Broker  *broker.Broker
 	Audit   *audit.Log
 	Callers Authenticator
 	Ready   func(context.Context) error // why the service should get no traffic; nil when it should
 	Logger  *slog.Logger
+
+	Stopping context.Context // done when the service stops: who watches is answered then; nil: never
 
 	Metrics  http.Handler                                               // serves /metrics; nil: there is none
 	Requests func(route, method string, status int, took time.Duration) // is told of each request; nil: nobody is
@@ -50,6 +52,9 @@ type server struct {
 func New(cfg Config) (http.Handler, error) {
 	if cfg.Broker == nil || cfg.Audit == nil || cfg.Callers == nil || cfg.Ready == nil || cfg.Logger == nil {
 		return nil, errors.New("openapi: Broker, Audit, Callers, Ready and Logger are required")
+	}
+	if cfg.Stopping == nil {
+		cfg.Stopping = context.Background()
 	}
 	spec, err := openapi3.NewLoader().LoadFromData(document)
 	if err != nil {

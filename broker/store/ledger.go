@@ -20,7 +20,7 @@ const (
 	checkViolation        = "23514"
 	uniqueViolation       = "23505"
 
-	constraintState   = "versions_state"
+	constraintState   = "versions_a_known_state"
 	constraintDiagram = "versions_diagram"
 	constraintNumber  = "versions_credential_id_number_key"
 	constraintOneKey  = "idempotency_one_key"

@@ -17,6 +17,10 @@ const maxPage = 500
 // troubled are the states that few versions are in, which have an index of their own.
 const troubled = "('issuing', 'revoking', 'lost', 'stuck', 'failed')"
 
+// spokenOf finds the version that is spoken of: see the query FindCredential.
+const spokenOf = `(x.number = c.current OR x.due_at IS NOT NULL)
+	ORDER BY x.number = c.current AND x.due_at IS NOT NULL DESC, x.due_at IS NOT NULL DESC, x.number DESC`
+
 // Credentials implements broker.Ledger. The text of the query holds only the conditions in use, so that each has a plan
 // of its own that uses its index.
 func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Credential, error) {
@@ -34,8 +38,11 @@ func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Cred
 			where(column, "=", value)
 		}
 	}
+	spoken := spokenOf
 	switch f.State {
 	case broker.StateIssuing, broker.StateRevoking, broker.StateLost, broker.StateStuck, broker.StateFailed:
+		// Trouble is listed also where it is a version's that has a successor.
+		spoken = "x.state = v.state ORDER BY x.number DESC"
 		conditions = append(conditions, "v.state IN "+troubled)
 	}
 	if f.Before != "" {
@@ -43,7 +50,8 @@ func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Cred
 	}
 	args = append(args, min(max(f.Limit, 1), maxPage))
 	rows, err := s.pool.Query(ctx, `SELECT `+credentialColumns+`, `+versionColumns+`
-		FROM credentials c JOIN versions v ON v.credential_id = c.id AND v.number = c.current
+		FROM credentials c JOIN versions v ON v.credential_id = c.id
+			AND v.number = (SELECT x.number FROM versions x WHERE x.credential_id = c.id AND `+spoken+` LIMIT 1)
 		WHERE `+strings.Join(conditions, " AND ")+`
 		ORDER BY c.id DESC LIMIT $`+fmt.Sprint(len(args)), args...)
 	if err != nil {

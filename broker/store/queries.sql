@@ -1,7 +1,7 @@
 -- Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
 -- committer, many at once.
 
--- BeginCredential and BeginVersion break the constraint versions_state when the task, or one above it, has ended.
+-- BeginCredential and BeginVersion break the constraint versions_a_known_state when the task, or one above it, has ended.
 -- name: BeginCredential :exec
 WITH credential AS (
     INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms,
@@ -31,7 +31,7 @@ WHERE kind = ANY (@kinds::text[]) AND key = ANY (@keys::text[]);
 DELETE FROM live_counts WHERE (kind, key) IN (
     SELECT l.kind, l.key FROM live_counts l WHERE l.live = 0 AND l.kind IN ('task', 'agent') LIMIT 1000 FOR UPDATE SKIP LOCKED);
 
--- MoveVersion breaks the constraint versions_state when the version is not where the caller thinks it is, or when it would
+-- MoveVersion breaks the constraint versions_a_known_state when the version is not where the caller thinks it is, or when it would
 -- become active though its end was asked for meanwhile, or its task or one of that one's parents has ended. So it takes
 -- the event that was to be written in the same transaction with it.
 -- name: MoveVersion :exec
@@ -61,9 +61,14 @@ WHERE versions.credential_id = @credential_id AND versions.number < @number AND 
 -- name: AskIssuingToEnd :exec
 UPDATE versions SET cause = @cause WHERE credential_id = @credential_id AND state = 'issuing' AND NOT unclaimed AND cause = '';
 
+-- FindCredential gives the version that is spoken of: the current one; once that has ended, one that is still alive, for
+-- as long as there is any. So a credential is not said to be ended while a version of it may work.
 -- name: FindCredential :one
 SELECT sqlc.embed(credentials), sqlc.embed(versions)
-FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = credentials.current
+FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = (
+    SELECT x.number FROM versions x
+    WHERE x.credential_id = credentials.id AND (x.number = credentials.current OR x.due_at IS NOT NULL)
+    ORDER BY x.number = credentials.current AND x.due_at IS NOT NULL DESC, x.due_at IS NOT NULL DESC, x.number DESC LIMIT 1)
 WHERE credentials.id = $1;
 
 -- name: LatestVersion :one

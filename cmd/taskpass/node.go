@@ -35,6 +35,9 @@ type node struct {
 	callers *auth.Authenticator
 	server  *http.Server
 	schema  int64
+
+	stopping context.Context // done when it begins to stop
+	stop     context.CancelFunc
 }
 
 // newNode opens everything and checks the database; it does not serve yet.
@@ -52,6 +55,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		return nil, err
 	}
 	n = &node{file: file, logger: logger}
+	n.stopping, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if n.schema, err = migrations.Latest(); err != nil {
 		return nil, err
 	}
@@ -83,7 +87,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	}
 	n.callers = auth.New(n.store, nil)
 	handler, err := openapi.New(openapi.Config{
-		Broker: n.broker, Audit: audit.NewLog(n.store.Pool()), Callers: n.callers, Logger: logger,
+		Broker: n.broker, Audit: audit.NewLog(n.store.Pool()), Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
 		Metrics: watch.Handler(), Requests: watch.Request,
 	})
@@ -127,6 +131,7 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
+	n.stop()
 	n.logger.Info("stopping: finishing what was begun", "within", n.file.ShutdownTimeout.String())
 	grace, cancel := context.WithTimeout(background, n.file.ShutdownTimeout)
 	defer cancel()

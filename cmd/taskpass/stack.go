@@ -64,6 +64,11 @@ func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	if err := os.MkdirAll(cfg.dataDir, 0o711); err != nil { //nolint:gosec // as said
 		return s, err
 	}
+	if os.Geteuid() == 0 { // it may be a script's 0700 directory
+		if err := os.Chmod(cfg.dataDir, 0o711); err != nil { //nolint:gosec // as said
+			return s, err
+		}
+	}
 	if cfg.databaseURL == "" {
 		s.postgres, err = localpg.Start(ctx, localpg.Config{
 			Dir: filepath.Join(cfg.dataDir, "postgres"), Ephemeral: cfg.ephemeral, Logger: cfg.logger,

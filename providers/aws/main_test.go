@@ -3,6 +3,7 @@ package aws_test
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"testing"
 
@@ -16,8 +17,21 @@ import (
 
 const login = "taskpass_aws_test"
 
+// ledgerURL is the one database of all tests here: the template itself, for no test copies it. Each has a role of its
+// own, and a ledger's denials are by role.
+var ledgerURL broker.Secret
+
 func TestMain(m *testing.M) {
 	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
+		u, err := url.Parse(adminURL)
+		if err != nil {
+			return err
+		}
+		password, given := u.User.Password()
+		if u.User = url.User(login); given {
+			u.User = url.UserPassword(login, password)
+		}
+		ledgerURL = broker.NewSecret(u.String())
 		return migrations.Up(ctx, adminURL, migrations.Login{Name: login})
 	})
 	if err := goleak.Find(); err != nil && code == 0 {
@@ -27,13 +41,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// replicas are stores of one database of the test's own, one a replica.
+// replicas are stores of the one database, one a replica.
 func replicas(t *testing.T, n int) []*store.Store {
 	t.Helper()
-	db := pgtest.New(t)
 	stores := make([]*store.Store, n)
 	for i := range stores {
-		s, err := store.Open(t.Context(), store.Config{URL: broker.NewSecret(db.URL(login)), MaxConns: 8})
+		s, err := store.Open(t.Context(), store.Config{URL: ledgerURL, MaxConns: 6})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,7 +46,7 @@ func TestSessionPolicies(t *testing.T) {
 		"again":    {Statements: []aws.Statement{one("s3:GetObject s3:GetObject", mine+" "+mine), one("s3:GetObject", mine)}},
 		"list":     {Statements: []aws.Statement{one("s3:ListBucket", "arn:aws:s3:::data", "StringLike s3:prefix tasks/{{.TaskID}}/* tasks/{{.TaskID}}/")}},
 		"list-all": {Statements: []aws.Statement{one("s3:ListBucket", "arn:aws:s3:::data")}},
-		"agents":   {Statements: []aws.Statement{one("sqs:SendMessage", "arn:aws:sqs:eu-west-1:123456789012:{{.Metadata.team}}-{{.AgentID}}")}},
+		"agents":   {Statements: []aws.Statement{one("sqs:SendMessage", "arn:aws:sqs:eu-west-1:123456789012:{{.AgentID}}")}},
 	}
 	w := newWire(t)
 	p := w.provider(t, func(c *aws.Config) { c.Scopes = scopes })
@@ -61,7 +61,7 @@ func TestSessionPolicies(t *testing.T) {
 		{[]string{"read", "shared"}, `{"Effect":"Allow","Action":"s3:GetObject","Resource":["arn:aws:s3:::data/shared/*","arn:aws:s3:::data/tasks/t-1/*"]},`},
 		{[]string{"shared", "write"}, `{"Effect":"Allow","Action":["s3:DeleteObject","s3:PutObject"],"Resource":"arn:aws:s3:::data/tasks/t-1/*"},` +
 			`{"Effect":"Allow","Action":"s3:GetObject","Resource":"arn:aws:s3:::data/shared/*"},`},
-		{[]string{"agents"}, `{"Effect":"Allow","Action":"sqs:SendMessage","Resource":"arn:aws:sqs:eu-west-1:123456789012:blue-a-1"},`},
+		{[]string{"agents"}, `{"Effect":"Allow","Action":"sqs:SendMessage","Resource":"arn:aws:sqs:eu-west-1:123456789012:a-1"},`},
 		// Statements under different conditions are not one.
 		{[]string{"list", "list-all"}, `{"Effect":"Allow","Action":"s3:ListBucket","Resource":"arn:aws:s3:::data",` +
 			`"Condition":{"StringLike":{"s3:prefix":["tasks/t-1/*","tasks/t-1/"]}}},` +

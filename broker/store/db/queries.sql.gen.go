@@ -371,7 +371,7 @@ type BeginCredentialParams struct {
 
 // Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
 // committer, many at once.
-// BeginCredential and BeginVersion break the constraint versions_state when the task, or one above it, has ended.
+// BeginCredential and BeginVersion break the constraint versions_a_known_state when the task, or one above it, has ended.
 func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams) error {
 	_, err := q.db.Exec(ctx, BeginCredential,
 		arg.VersionID,
@@ -777,7 +777,10 @@ func (q *Queries) EndTask(ctx context.Context, arg EndTaskParams) ([]EndTaskRow,
 
 const FindCredential = `-- name: FindCredential :one
 SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
-FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = credentials.current
+FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = (
+    SELECT x.number FROM versions x
+    WHERE x.credential_id = credentials.id AND (x.number = credentials.current OR x.due_at IS NOT NULL)
+    ORDER BY x.number = credentials.current AND x.due_at IS NOT NULL DESC, x.due_at IS NOT NULL DESC, x.number DESC LIMIT 1)
 WHERE credentials.id = $1
 `
 
@@ -786,6 +789,8 @@ type FindCredentialRow struct {
 	Version    Version
 }
 
+// FindCredential gives the version that is spoken of: the current one; once that has ended, one that is still alive, for
+// as long as there is any. So a credential is not said to be ended while a version of it may work.
 func (q *Queries) FindCredential(ctx context.Context, id string) (FindCredentialRow, error) {
 	row := q.db.QueryRow(ctx, FindCredential, id)
 	var i FindCredentialRow
@@ -1235,7 +1240,7 @@ type MoveVersionParams struct {
 	ID                string
 }
 
-// MoveVersion breaks the constraint versions_state when the version is not where the caller thinks it is, or when it would
+// MoveVersion breaks the constraint versions_a_known_state when the version is not where the caller thinks it is, or when it would
 // become active though its end was asked for meanwhile, or its task or one of that one's parents has ended. So it takes
 // the event that was to be written in the same transaction with it.
 func (q *Queries) MoveVersion(ctx context.Context, arg MoveVersionParams) error {
