@@ -102,7 +102,7 @@ func TestDatabaseHoldsTheConstraints(t *testing.T) {
 		"versions_ended_is_wiped":     "state = 'expired', cause = 'expired', due_at = NULL, ended_at = now()",
 		"versions_active_has_secret":  "sealed = NULL",
 		"versions_ending_has_cause":   "state = 'revoking', cause = ''",
-		"versions_state":              "state = 'moved'",
+		"versions_a_known_state":      "state = 'moved'",
 		"versions_id_check":           "id = 'CAPITALS'",
 		"versions_check":              "expires_at = issued_at",
 		"versions_credential_id_fkey": "credential_id = 'crd_nobody'",

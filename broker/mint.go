@@ -78,7 +78,7 @@ func (b *Broker) activate(ctx context.Context, caller Caller, c Credential, p Pr
 	defer cancel()
 	sealed, err := sealBundle(b.Sealer, minted.Secret, c.Version.ID)
 	if err != nil {
-		return c, b.unminted(ctx, caller, c, err)
+		return c, b.unminted(ctx, caller, c, Errorf(CodeUnavailable, "the secret could not be sealed, so it was not handed out").Because(err))
 	}
 	done := c
 	v := &done.Version

@@ -57,36 +57,33 @@ func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause 
 	if err != nil {
 		return Credential{}, err
 	}
-	if len(ended) == 1 && ended[0].Version.ID == c.Version.ID {
+	if len(alive) == 1 && len(ended) == 1 && ended[0].Version.ID == c.Version.ID {
 		return ended[0], nil
 	}
 	return b.Ledger.Credential(ctx, c.ID)
 }
 
-// endVersions makes the wish to end each version durable, and then one attempt at each. The error says that a wish is not
-// durable; an attempt that failed is no error, for the sweeper goes on with it.
+// endVersions makes the wish to end each version durable, and then one attempt at each. It answers those attempted, as they
+// are afterwards. The error says that a wish is not durable; an attempt that failed is no error, for the sweeper goes on.
 func (b *Broker) endVersions(ctx context.Context, caller Caller, list []Credential, cause Cause, reason string) ([]Credential, error) {
-	begun := make([]*Credential, len(list))
+	asked := make([]*Credential, len(list))
 	errs := make([]error, len(list))
 	each(len(list), func(i int) {
 		c := list[i]
 		c.Version.Reason = reason
-		begun[i], errs[i] = b.askEnd(ctx, caller, c, cause)
+		asked[i], errs[i] = b.askEnd(ctx, caller, c, cause)
 	})
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	b.Reached("after_revoke_asked")
-	ended := make([]Credential, len(list))
-	each(len(list), func(i int) {
-		ended[i] = list[i]
-		if begun[i] == nil {
-			return
-		}
-		after, err := b.end(ctx, caller, *begun[i])
+	asked = slices.DeleteFunc(asked, func(c *Credential) bool { return c == nil })
+	ended := make([]Credential, len(asked))
+	each(len(asked), func(i int) {
+		after, err := b.end(ctx, caller, *asked[i])
 		if err != nil {
-			b.Logger.ErrorContext(ctx, "attempt not recorded; the sweeper goes on", "version_id", list[i].Version.ID, "error", err)
-			after = *begun[i]
+			b.Logger.ErrorContext(ctx, "attempt not recorded; the sweeper goes on", "version_id", asked[i].Version.ID, "error", err)
+			after = *asked[i]
 		}
 		ended[i] = after
 	})
@@ -195,8 +192,8 @@ func (b *Broker) endedBy(caller Caller, c Credential, done Revocation) (Credenti
 	v := &c.Version
 	v.Revocation, v.LastError = done, ""
 	switch {
-	case done.Result == ResultExpires:
-		v.State, v.DueAt = StateRevoking, done.EffectiveAt
+	case done.Result == ResultExpires: // revoking or stuck it stays until then
+		v.DueAt = done.EffectiveAt
 		return c, []Event{eventOf(EventRevokeDeferred, caller, now, c)}
 	case v.Cause == CauseExpired:
 		v.State, v.EndedAt, v.DueAt = StateExpired, now, time.Time{}
@@ -219,6 +216,9 @@ func (b *Broker) notEnded(caller Caller, c Credential, err error) (Credential, [
 		v.State, v.DueAt = StateStuck, now.Add(jitter(b.StuckRetry))
 	default:
 		v.DueAt = now.Add(jitter(b.Backoff << min(v.Attempts-1, 8)))
+	}
+	if v.SelfExpires && now.Before(v.ExpiresAt) && v.DueAt.After(v.ExpiresAt) {
+		v.DueAt = v.ExpiresAt // then it is over by itself
 	}
 	b.Logger.Warn("version not ended", "version_id", v.ID, "profile", c.Profile, "attempts", v.Attempts,
 		"code", v.LastError, "state", v.State)

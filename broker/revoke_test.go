@@ -126,13 +126,13 @@ func TestVendorIsDown(t *testing.T) {
 	h := newHouse(t, func(c *broker.Config) {
 		c.MaxAttempts, c.Backoff, c.StuckRetry = attempts, 8*time.Second, 100*time.Hour
 	})
+	h.vendor.caps.SelfExpires = false
 	r := ask("t")
 	r.TTL = 2 * time.Hour
 	issued, err := h.Issue(t.Context(), orchestrator, r, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.vendor.caps.SelfExpires = false // for the record it does; the vendor is just down
 	h.vendor.behave(nil, down)
 	c, err := h.Revoke(t.Context(), orchestrator, issued.ID, "")
 	if err != nil || c.Version.State != broker.StateRevoking || c.Version.Revocation.Result != broker.ResultNone ||

@@ -88,12 +88,7 @@ func (b *Broker) sweepProvider(ctx context.Context, provider string) error {
 				}
 			})
 		}
-		for _, c := range leased {
-			if ctx.Err() != nil || b.now().After(until) {
-				break // the rest comes back with its lease's end
-			}
-			work <- c
-		}
+		b.handOut(ctx, leased, work, until)
 		close(work)
 		wg.Wait()
 		if len(leased) < sweepBatch {
@@ -101,6 +96,20 @@ func (b *Broker) sweepProvider(ctx context.Context, provider string) error {
 		}
 	}
 	return nil
+}
+
+// handOut gives leased versions to the workers, while there is time: the rest comes back with its lease's end.
+func (b *Broker) handOut(ctx context.Context, leased []Credential, work chan<- Credential, until time.Time) {
+	for _, c := range leased {
+		if ctx.Err() != nil || b.now().After(until) {
+			return
+		}
+		select {
+		case work <- c:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // settle takes a due version one step on. Each step is guarded by the state it starts from, so that of two replicas

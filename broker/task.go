@@ -1,6 +1,11 @@
 package broker
 
-import "time"
+import (
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
 
 // Task is a caller's unit of work, as far as the ledger knows of it.
 type Task struct {
@@ -60,8 +65,8 @@ func CheckMetadata(m map[string]string) []Fault {
 	for k, v := range m {
 		if !ValidID(k) || len(k) > MaxMetadataKey {
 			faults = append(faults, Fault{"/metadata", "has a key that is not 1-64 of A-Z a-z 0-9 . _ : @ -"})
-		} else if len(v) > MaxMetadataValue {
-			faults = append(faults, Fault{"/metadata/" + k, "is longer than 256 bytes"})
+		} else if len(v) > MaxMetadataValue || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
+			faults = append(faults, Fault{"/metadata/" + k, "is not at most 256 bytes of text without control characters"})
 		}
 	}
 	return faults

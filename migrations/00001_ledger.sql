@@ -67,8 +67,8 @@ CREATE TABLE versions (
     CONSTRAINT versions_a_known_state CHECK (state IN
         ('issuing', 'active', 'revoking', 'revoked', 'expired', 'failed', 'lost', 'stuck')),
     -- What may be alive is due for something; what has ended is due for nothing and keeps no secret.
-    CONSTRAINT versions_alive_is_due CHECK
-        ((state IN ('revoked', 'expired', 'failed')) = (due_at IS NULL AND ended_at IS NOT NULL)),
+    CONSTRAINT versions_alive_is_due CHECK (CASE WHEN state IN ('revoked', 'expired', 'failed')
+        THEN due_at IS NULL AND ended_at IS NOT NULL ELSE due_at IS NOT NULL AND ended_at IS NULL END),
     CONSTRAINT versions_ended_is_wiped CHECK (state NOT IN ('revoked', 'expired', 'failed') OR sealed IS NULL),
     CONSTRAINT versions_active_has_secret CHECK (state <> 'active' OR (sealed IS NOT NULL AND fingerprint IS NOT NULL)),
     CONSTRAINT versions_ending_has_cause CHECK (state NOT IN ('revoking', 'revoked', 'expired', 'lost', 'stuck') OR cause <> ''),

@@ -20,6 +20,7 @@ var provoked = map[broker.Code]struct {
 	by         func(a *api) answer
 	retryAfter time.Duration
 	pointers   string
+	limits     broker.Limits
 }{
 	broker.CodeInvalidRequest: {by: func(a *api) answer {
 		return a.call("orch", "POST", "/v1/credentials", request("aws", "a/b", `"read"`))
@@ -82,19 +83,65 @@ var provoked = map[broker.Code]struct {
 		a.exec("REVOKE INSERT ON credentials FROM taskpass_service")
 		return a.call("orch", "POST", "/v1/credentials", request("aws", "t", `"read"`))
 	}},
+	broker.CodeConflict: {by: func(a *api) answer {
+		a.issued(a.call("orch", "POST", "/v1/credentials", body(map[string]string{"parent_task_id": `"p1"`})))
+		return a.call("orch", "POST", "/v1/credentials", body(map[string]string{"parent_task_id": `"p2"`}))
+	}},
+	broker.CodeTaskEnded: {by: func(a *api) answer {
+		a.issue("t")
+		a.call("orch", "POST", "/v1/tasks/t/end", "")
+		return a.call("orch", "POST", "/v1/credentials", body(nil))
+	}},
+	broker.CodeCredentialEnded: {by: func(a *api) answer {
+		id := a.issue("t").ID
+		a.call("orch", "POST", "/v1/credentials/"+id+"/revoke", "")
+		return a.call("orch", "POST", "/v1/credentials/"+id+"/refresh", "")
+	}},
+	broker.CodeTicketRedeemed: {by: func(a *api) answer {
+		ticket := a.ticket()
+		if got := a.redeem(ticket); got.status != http.StatusOK {
+			a.t.Fatalf("redeemed: %d %s", got.status, got.body)
+		}
+		return a.redeem(ticket)
+	}},
+	broker.CodeTicketExpired: {by: func(a *api) answer {
+		ticket := a.ticket()
+		a.clock.Advance(time.Hour)
+		return a.redeem(ticket)
+	}},
+	broker.CodeIdempotencyMismatch: {by: func(a *api) answer {
+		a.call("orch", "POST", "/v1/credentials", body(nil), "Idempotency-Key", "k")
+		return a.call("orch", "POST", "/v1/credentials", body(map[string]string{"agent_id": `"b"`}), "Idempotency-Key", "k")
+	}},
+	broker.CodeRateLimited: {by: func(a *api) answer {
+		for range 10 {
+			a.want(a.redeem(broker.NewToken(broker.PrefixTicket).Reveal()), broker.CodeNotFound)
+		}
+		return a.redeem(broker.NewToken(broker.PrefixTicket).Reveal())
+	}, retryAfter: time.Second},
+	broker.CodeQuotaExceeded: {by: func(a *api) answer {
+		a.issue("t")
+		return a.call("orch", "POST", "/v1/credentials", body(nil))
+	}, retryAfter: 30 * time.Second, limits: broker.Limits{PerTask: 1, PerAgent: 100, PerProfile: 100, PerCaller: 100}},
 }
 
 // notYet are the codes of what the contract promises and no call does so far.
 var notYet = map[broker.Code]string{
-	broker.CodeConflict:            "refresh",
-	broker.CodeTaskEnded:           "ending tasks",
-	broker.CodeCredentialEnded:     "refresh",
-	broker.CodeTicketRedeemed:      "tickets",
-	broker.CodeTicketExpired:       "tickets",
-	broker.CodeIdempotencyMismatch: "idempotency",
-	broker.CodeRateLimited:         "limits",
-	broker.CodeQuotaExceeded:       "limits",
-	broker.CodeCircuitOpen:         "reports",
+	broker.CodeCircuitOpen: "reports",
+}
+
+func (a *api) ticket() string {
+	a.t.Helper()
+	c := a.issued(a.call("orch", "POST", "/v1/credentials", body(map[string]string{"delivery": `"ticket"`})))
+	if c.Ticket.Value == "" || len(c.Secret.Fields) > 0 {
+		a.t.Fatal("no ticket, or a secret beside it")
+	}
+	return c.Ticket.Value
+}
+
+func (a *api) redeem(ticket string) answer {
+	a.t.Helper()
+	return a.call("", "POST", "/v1/tickets/redeem", `{"ticket":"`+ticket+`"}`)
 }
 
 func (a *api) exec(sql string) {
@@ -122,7 +169,7 @@ func TestCodes(t *testing.T) {
 		}
 		t.Run(string(code), func(t *testing.T) {
 			t.Parallel()
-			a := newAPI(t)
+			a := newAPI(t, func(_ *api, s *setup) { s.broker.Limits = c.limits })
 			p := a.want(c.by(a), code)
 			if got := time.Duration(p.RetryAfterSeconds) * time.Second; got != c.retryAfter {
 				t.Errorf("retry after %s, want %s", got, c.retryAfter)

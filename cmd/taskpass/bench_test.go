@@ -39,6 +39,7 @@ func BenchmarkIssue(b *testing.B) {
 	var n atomic.Int64
 	b.SetParallelism(16)
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			body := fmt.Sprintf(`{"task_id":"task-%d","agent_id":"agent-1","profile":"aws-demo","scopes":["read:content"]}`, n.Add(1))

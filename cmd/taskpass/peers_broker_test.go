@@ -8,11 +8,15 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/taskpass/taskpass/broker/localpg"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
@@ -68,6 +72,10 @@ profiles:
     aws: {<<: *aws, secret_access_key: "file:$DIR/wrong_key"}
 `
 
+// peerDelay is how much further than the first replica the second is from AWS: what the one reads and then writes, the
+// other has overtaken meanwhile, unless they take turns.
+const peerDelay = 20 * time.Millisecond
+
 // peerBroker is an installation as an operator sets it up: by the program's own commands, with two replicas.
 type peerBroker struct {
 	nodes   []string // their URLs
@@ -90,9 +98,7 @@ func startPeerBroker(t *testing.T, rgw *peerRGW) *peerBroker {
 	for name, text := range map[string]string{
 		"admin_url": adminURL, "database_url": serviceURL,
 		"access_key": rgw.accessKey, "secret_key": rgw.secretKey, "wrong_key": strings.ToLower(rgw.secretKey),
-		"taskpass.yaml": os.Expand(peerYAML, func(name string) string {
-			return map[string]string{"DIR": dir, "ROLE": peerARN(peerRole), "REGION": peerRegion, "RGW": rgw.url, "BUCKET": peerBucket}[name]
-		}),
+		"near.yaml": peerConfig(dir, rgw.url), "far.yaml": peerConfig(dir, startPeerDetour(t, rgw.url)),
 	} {
 		if err := os.WriteFile(file(name), []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -101,16 +107,40 @@ func startPeerBroker(t *testing.T, rgw *peerRGW) *peerBroker {
 	b.secrets.add(rgw.secretKey)
 	b.command(t, "migrate", "--database-url-file", file("admin_url"), "--service-login", "taskpass")
 	b.command(t, "keyset", "create", file("keyset"))
-	b.command(t, "check-config", file("taskpass.yaml"))
 	for _, role := range []string{"orchestrator", "auditor"} {
 		token := b.command(t, "token", "create", "--role", role, "--name", role, "--database-url-file", file("database_url"))
 		b.tokens[role] = strings.TrimSpace(token)
 		b.secrets.add(b.tokens[role])
 	}
-	for range 2 {
-		b.nodes = append(b.nodes, b.start(t, file("taskpass.yaml")))
+	for _, configFile := range []string{file("near.yaml"), file("far.yaml")} {
+		b.command(t, "check-config", configFile)
+		b.nodes = append(b.nodes, b.start(t, configFile))
 	}
 	return b
+}
+
+func peerConfig(dir, endpoint string) string {
+	return os.Expand(peerYAML, func(name string) string {
+		return map[string]string{"DIR": dir, "ROLE": peerARN(peerRole), "REGION": peerRegion, "RGW": endpoint, "BUCKET": peerBucket}[name]
+	})
+}
+
+// startPeerDetour gives a URL by which a request reaches the target peerDelay later.
+func startPeerDetour(t *testing.T, target string) string {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The request is signed for the detour's address: the Host header stays.
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(u)
+		r.Out.Host = r.In.Host
+		time.Sleep(peerDelay)
+	}}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // startPeerPostgres gives the URLs of the superuser and of the service's login.
@@ -195,7 +225,7 @@ func (b *peerBroker) issue(t *testing.T, task string, scopes ...string) *client.
 func (b *peerBroker) issueBy(t *testing.T, node int, r client.IssueRequest) *client.IssuedCredential {
 	t.Helper()
 	r.AgentID, r.Profile = "agent-of-"+r.TaskID, "research"
-	answer, err := b.api(t, node, "orchestrator").IssueCredentialWithResponse(t.Context(), r)
+	answer, err := b.api(t, node, "orchestrator").IssueCredentialWithResponse(t.Context(), nil, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +237,7 @@ func (b *peerBroker) issueBy(t *testing.T, node int, r client.IssueRequest) *cli
 	return c
 }
 
-// revoke gives the credential's state and whether all was achieved at once. It may be called from any goroutine.
+// revoke gives the credential's state, and an error unless all was achieved at once. Any goroutine may call it.
 func (b *peerBroker) revoke(t *testing.T, node int, id string) (*client.Credential, error) {
 	t.Helper()
 	answer, err := b.api(t, node, "orchestrator").RevokeCredentialWithResponse(t.Context(), id, client.RevokeRequest{Reason: "the test ends it"})

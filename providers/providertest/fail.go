@@ -68,7 +68,9 @@ func mintLost(f Fault) func(*testing.T, Subject) {
 		if errors.Is(err, broker.ErrNotMinted) {
 			t.Errorf("says that nothing was minted, and cannot know: %v", err)
 		}
-		if code := codeOf(t, err); f == Hang && code != broker.CodeUpstreamTimeout {
+		if code := codeOf(t, err); !code.Retryable() {
+			t.Errorf("%s: who asks again may be served", code)
+		} else if f == Hang && s.Unreachable != nil && code != broker.CodeUpstreamTimeout {
 			t.Errorf("%s: want %s", code, broker.CodeUpstreamTimeout)
 		}
 		if n := s.calls() - calls; s.Calls != nil && n != 1 {

@@ -49,9 +49,37 @@ func Activate(t testing.TB, ledger Ledger, c broker.Credential, m broker.Minted)
 	v.State, v.DueAt = broker.StateActive, v.ExpiresAt
 	v.UpstreamExpiresAt, v.UpstreamIDs, v.Trace = m.UpstreamExpiresAt, m.UpstreamIDs, m.Trace
 	v.Fingerprint = m.Secret.Fingerprint()
-	err := ledger.Activate(t.Context(), c, []byte("sealed"), v.ExpiresAt, event(broker.EventIssued, c, v.IssuedAt))
+	others := v.IssuedAt.Add(time.Minute) // the versions before it are then due for their end
+	err := ledger.Activate(t.Context(), c, []byte("sealed"), others, event(broker.EventIssued, c, v.IssuedAt))
 	if err != nil {
 		t.Fatalf("recording the mint: %v", err)
+	}
+	return c
+}
+
+// Next writes the intent of a credential's next version, as the broker does for a refresh.
+func Next(t testing.TB, ledger Ledger, p broker.Provider, c broker.Credential, now time.Time) broker.Credential {
+	t.Helper()
+	now = now.UTC().Truncate(time.Microsecond)
+	c.Version = broker.Version{
+		ID: broker.NewVersionID(), Number: c.Version.Number + 1, State: broker.StateIssuing, IssuedAt: now, ExpiresAt: now.Add(c.TTL),
+		SelfExpires: p.Capabilities().SelfExpires, Upstream: p.Upstream(c), DueAt: now.Add(time.Minute),
+	}
+	if err := ledger.Next(t.Context(), c, nil, event(broker.EventIntended, c, now)); err != nil {
+		t.Fatalf("writing the intent of the next version: %v", err)
+	}
+	return c
+}
+
+// Settle records what a revocation achieved, as the broker does after Revoke.
+func Settle(t testing.TB, ledger Ledger, c broker.Credential, done broker.Revocation) broker.Credential {
+	t.Helper()
+	v := &c.Version
+	from := v.State
+	v.State, v.Revocation, v.DueAt, v.EndedAt = broker.StateRevoked, done, time.Time{}, done.EffectiveAt
+	err := ledger.Move(t.Context(), c, []broker.State{from}, nil, event(broker.EventRevoked, c, v.IssuedAt))
+	if err != nil {
+		t.Fatalf("recording the end: %v", err)
 	}
 	return c
 }

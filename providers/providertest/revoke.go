@@ -39,8 +39,8 @@ func (s Subject) holds(t testing.TB, c broker.Credential, secret broker.Bundle, 
 			t.Errorf("says it dies by itself at %s; its end is %s", done.EffectiveAt, c.Version.ExpiresAt)
 		}
 	case broker.ResultReleased:
-		// Honest for a key that goes back to its pool: at its own end, or before anybody saw it.
-		if dead = false; !caps.Disclosed || seen && c.Version.Cause != broker.CauseExpired {
+		// Honest for a key that goes back to its pool: when its holder is done with it, or before anybody saw it.
+		if dead = false; !caps.Disclosed || seen && c.Version.Cause == broker.CauseRevoked {
 			t.Errorf("says %s of a secret that somebody has seen and may still use", done.Result)
 		}
 		if s.knows(t, c.Version.ID) {
@@ -177,6 +177,31 @@ func revokeMany(t *testing.T, s Subject) {
 	if !s.Alive(t, spared, living.Secret) {
 		t.Error("the one that was not revoked died")
 	}
+}
+
+// revokeReplaced is for a version whose successor is in use: its end must leave that one alone.
+func revokeReplaced(t *testing.T, s Subject) {
+	c, m := s.issueFor(t, s.intend(t, s.Provider.Capabilities().MaxTTL))
+	next, n := s.issueFor(t, Next(t, s.Ledger, s.Provider, c, s.Clock.Now()))
+	if !s.Alive(t, c, m.Secret) || !s.Alive(t, next, n.Secret) {
+		t.Fatal("two versions of one credential do not live side by side")
+	}
+	if !s.knows(t, next.Version.ID) {
+		t.Errorf("the upstream knows of no version %s", next.Version.ID)
+	}
+	c = Ask(t, s.Ledger, c, broker.CauseReplaced)
+	done, err := s.Provider.Revoke(within(t), c)
+	if done.Result == broker.ResultExpires {
+		return // it dies by itself, and so does the next one
+	}
+	s.holds(t, c, m.Secret, done, err, true)
+	Settle(t, s.Ledger, c, done)
+	if !s.Alive(t, next, n.Secret) || !s.knows(t, next.Version.ID) {
+		t.Error("the end of one version took its successor with it")
+	}
+	next = Ask(t, s.Ledger, next, broker.CauseTaskEnded)
+	done, err = s.Provider.Revoke(within(t), next)
+	s.holds(t, next, n.Secret, done, err, true)
 }
 
 // revokeAtEnd is for a version whose time has come: nobody asked, the secret was seen.

@@ -32,6 +32,7 @@ func Run(t *testing.T, start func(t *testing.T) Subject) {
 		{"revoke is idempotent", revokeTwice},
 		{"revoke by many at once", revokeByMany},
 		{"revoke of many at once", revokeMany},
+		{"revoke of a replaced version spares its successor", revokeReplaced},
 		{"revoke at the end", revokeAtEnd},
 		{"revoke after the end", revokeAfterEnd},
 		{"revoke of a disclosed secret waits for its replacement", revokeDisclosed},

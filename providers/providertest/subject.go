@@ -35,7 +35,8 @@ type Subject struct {
 
 	// Alive asks the upstream at its wire whether c's secret works now. Required.
 	Alive func(t testing.TB, c broker.Credential, secret broker.Bundle) bool
-	// Known lists the versions that the upstream holds something for, dead or alive. Required.
+	// Known lists the versions that the upstream holds something for, dead or alive; of versions that share one thing,
+	// the newest. Required.
 	Known func(t testing.TB) []broker.VersionID
 	// Calls counts the calls to mint that reached the upstream. Required with Throttle.
 	Calls func() int
@@ -75,6 +76,7 @@ const (
 type Ledger interface {
 	Begin(ctx context.Context, in broker.Intent) error
 	Activate(ctx context.Context, c broker.Credential, sealed []byte, others time.Time, e broker.Event) error
+	Next(ctx context.Context, c broker.Credential, key *broker.RequestKey, e broker.Event) error
 	Move(ctx context.Context, c broker.Credential, from []broker.State, sealed []byte, events ...broker.Event) error
 }
 

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"text/template"
@@ -60,6 +61,7 @@ type rig struct {
 	token    string // the orchestrator's
 	http     *http.Client
 	book     book
+	turn     atomic.Int64 // of all load's calls
 	settings settings
 }
 
