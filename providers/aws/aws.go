@@ -64,6 +64,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the AWS configuration of this machine: %w", err)
 	}
+	loaded.HTTPClient = wholeBody{loaded.HTTPClient}
 	if cfg.Endpoint != "" {
 		loaded.BaseEndpoint = &cfg.Endpoint
 	}
@@ -105,7 +106,7 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 		put(trace, "assumed_role_arn", u.Arn)
 		put(trace, "assumed_role_id", u.AssumedRoleId)
 	}
-	put(trace, "source_identity", in.SourceIdentity)
+	put(trace, "source_identity", out.SourceIdentity) // as STS confirms it, not as it was asked for
 	if id, ok := awsmiddleware.GetRequestIDMetadata(out.ResultMetadata); ok {
 		trace["request_id"] = id
 	}

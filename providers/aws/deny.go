@@ -44,6 +44,7 @@ type denier struct {
 type run struct {
 	done chan struct{}
 	err  error
+	left bool // its leader went away before it was done: somebody else must lead
 }
 
 func newDenier(client *iam.Client, role awsarn.ARN, arn string, deps Deps) *denier {
@@ -53,25 +54,31 @@ func newDenier(client *iam.Client, role awsarn.ARN, arn string, deps Deps) *deni
 	}
 }
 
-// reconcile brings the role's policy in line with the ledger. Calls that wait at the same moment share one write.
+// reconcile brings the role's policy in line with the ledger. Calls that wait at the same moment share one write: the first
+// leads, and when its time is up another takes its place.
 func (d *denier) reconcile(ctx context.Context) error {
-	d.mu.Lock()
-	r, leads := d.next, false
-	if r == nil {
-		r, leads = &run{done: make(chan struct{})}, true
-		d.next = r
-	}
-	d.mu.Unlock()
-	if leads {
-		r.err = d.lead(ctx)
-		close(r.done)
-		return r.err
-	}
-	select {
-	case <-r.done:
-		return r.err
-	case <-ctx.Done():
-		return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(ctx.Err())
+	for {
+		d.mu.Lock()
+		r, leads := d.next, false
+		if r == nil {
+			r, leads = &run{done: make(chan struct{})}, true
+			d.next = r
+		}
+		d.mu.Unlock()
+		if leads {
+			r.err = d.lead(ctx)
+			r.left = ctx.Err() != nil
+			close(r.done)
+			return r.err
+		}
+		select {
+		case <-r.done:
+			if !r.left {
+				return r.err
+			}
+		case <-ctx.Done():
+			return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(ctx.Err())
+		}
 	}
 }
 

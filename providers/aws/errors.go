@@ -76,10 +76,11 @@ func mintError(err error, sent bool, role string) error {
 // vendorMeaning maps an answer of STS or IAM to our codes. Servers that give no code are told by their status.
 func vendorMeaning(err error, role string) *broker.Error {
 	v, answered := readVendorError(err)
+	unread := !answered || v.status < 400 // also a good answer that broke off on the way
 	switch {
-	case !answered && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+	case unread && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
 		return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(context.DeadlineExceeded)
-	case !answered:
+	case unread:
 		return broker.Errorf(broker.CodeUpstreamError, "AWS could not be reached, or its answer could not be read").Because(errUnread)
 	}
 	refused := func(format string, args ...any) *broker.Error {
@@ -108,6 +109,8 @@ func vendorMeaning(err error, role string) *broker.Error {
 	switch {
 	case v.status == 429:
 		return throttled(v)
+	case v.status == 404:
+		return refused("the role %s does not exist", role)
 	case v.status == 401 || v.status == 403:
 		return refused("the role %s does not let the broker in: check its trust policy (sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity, external id) and the broker's own permissions", role)
 	case v.status >= 500:

@@ -54,9 +54,10 @@ func sessionPolicy(cfg Config, c broker.Credential) (document string, arns []str
 	p := policy{Version: "2012-10-17", Statement: merge(allow)}
 	p.Statement = append(p.Statement,
 		statement{Effect: "Deny", Action: oneOrMany{"iam:*", "sts:*"}, Resource: oneOrMany{"*"}},
-		// Whole seconds, rounded down: the session is never alive after ExpiresAt.
+		// Whole seconds, rounded down, and from that second on: the session is never alive after ExpiresAt, and may end up
+		// to a second before it.
 		statement{Effect: "Deny", Action: oneOrMany{"*"}, Resource: oneOrMany{"*"}, Condition: map[string]map[string]oneOrMany{
-			"DateGreaterThan": {"aws:CurrentTime": {c.Version.ExpiresAt.UTC().Truncate(time.Second).Format(time.RFC3339)}},
+			"DateGreaterThanEquals": {"aws:CurrentTime": {c.Version.ExpiresAt.UTC().Truncate(time.Second).Format(time.RFC3339)}},
 		}})
 	text, err := json.Marshal(p)
 	if err != nil {
@@ -64,8 +65,12 @@ func sessionPolicy(cfg Config, c broker.Credential) (document string, arns []str
 	}
 	slices.Sort(arns)
 	arns = slices.Compact(arns)
-	if len(text) > maxPolicyLength || len(arns) > maxPolicyARNs {
-		return "", nil, tooLarge(len(text), len(arns), c.Scopes)
+	length := len(text)
+	for _, a := range arns {
+		length += len(a)
+	}
+	if length > maxPolicyLength || len(arns) > maxPolicyARNs {
+		return "", nil, tooLarge(length, len(arns), c.Scopes)
 	}
 	return string(text), arns, nil
 }

@@ -20,8 +20,16 @@ func checkTemplate(text string) error {
 	if strings.Contains(rest, "{{") || strings.Contains(rest, "}}") {
 		return fmt.Errorf("has a placeholder that is not {{.TaskID}}, {{.AgentID}} or {{.Metadata.key}}")
 	}
+	end := -1
 	for _, at := range placeholder.FindAllStringIndex(text, -1) {
 		before, after := text[:at[0]], text[at[1]:]
+		if end >= 0 && joins(text[end:at[0]]) {
+			return fmt.Errorf("has placeholders that run into each other: put a / between")
+		}
+		end = at[1]
+		if strings.Contains(before, "*") && strings.Contains(after, "*") {
+			return fmt.Errorf("has a wildcard before and one after a placeholder: one id could match another's rest")
+		}
 		if i := strings.LastIndexAny(before, "*?"); i >= 0 && joins(before[i+1:]) {
 			return fmt.Errorf("has a wildcard that runs into a placeholder: one id could match another's end; put a / between")
 		}

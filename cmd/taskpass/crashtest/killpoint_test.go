@@ -53,6 +53,7 @@ func TestKilledAndRestarted(t *testing.T) {
 		r := newRig(t)
 		warm := r.start("")
 		r.load(4, 8, warm)
+		r.settle() // the victim is to die under load, not of what was due before
 		warm.stop()
 		victim := r.start(point)
 		r.load(6, 200, victim)
@@ -68,6 +69,7 @@ func TestKilledBesideAnother(t *testing.T) {
 		r := newRig(t)
 		survivor := r.start("")
 		r.load(4, 8, survivor)
+		r.settle()
 		victim := r.start(point)
 		r.load(6, 200, victim, survivor)
 		victim.awaitKilled()

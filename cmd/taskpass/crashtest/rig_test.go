@@ -189,9 +189,15 @@ type replica struct {
 // start runs a replica and waits until it is ready; killAt is a kill point or empty.
 func (r *rig) start(killAt string) *replica {
 	r.t.Helper()
-	p := r.launch(killAt)
-	p.awaitReady()
-	return p
+	for {
+		p := r.launch(killAt)
+		if p.awaitReady() {
+			return p
+		}
+		if !strings.Contains(p.log.tail(3000), "address already in use") { // somebody took the port that was free
+			r.t.Fatalf("the replica ended: %v\n%s", p.err, p.log.tail(3000))
+		}
+	}
 }
 
 func (r *rig) launch(killAt string) *replica {
@@ -238,11 +244,12 @@ func (r *rig) launch(killAt string) *replica {
 	return p
 }
 
-func (p *replica) awaitReady() {
+// awaitReady tells whether the replica is ready; false: it has ended.
+func (p *replica) awaitReady() bool {
 	p.rig.t.Helper()
 	p.rig.eventually("the replica is ready", func() bool {
 		if p.dead() {
-			p.rig.t.Fatalf("the replica ended: %v\n%s", p.err, p.log.tail(3000))
+			return true
 		}
 		answer, err := p.rig.http.Get(p.url + "/readyz")
 		if err != nil {
@@ -251,6 +258,7 @@ func (p *replica) awaitReady() {
 		_ = answer.Body.Close()
 		return answer.StatusCode == http.StatusOK
 	})
+	return !p.dead()
 }
 
 func (p *replica) dead() bool {
