@@ -90,11 +90,8 @@ func (b *Broker) finishTask(ctx context.Context, caller Caller, t Task) error {
 		if len(todo) == 0 {
 			return b.Ledger.TaskDone(ctx, t)
 		}
-		if _, err := b.endVersions(ctx, caller, todo, CauseTaskEnded, ""); err != nil {
+		if err := b.endVersions(ctx, caller, todo, CauseTaskEnded, ""); err != nil {
 			return err
-		}
-		if len(alive) < taskBatch {
-			return b.Ledger.TaskDone(ctx, t)
 		}
 	}
 }

@@ -41,7 +41,7 @@ type Versions interface {
 	Begin(ctx context.Context, in Intent) error
 
 	// Next writes the intent of a credential's next version, and the key of the request for it, if any: ErrMoved if its
-	// number is taken, ErrKeyUsed, ErrTaskEnded.
+	// number is taken, ErrKeyUsed, ErrTaskEnded if its task has ended or its own end was asked for.
 	Next(ctx context.Context, c Credential, key *RequestKey, e Event) error
 
 	// Activate takes an issuing version to StateActive with its sealed secret and makes it the credential's current one;
@@ -53,8 +53,8 @@ type Versions interface {
 	// attempt is put off.
 	Move(ctx context.Context, c Credential, from []State, sealed []byte, events ...Event) error
 
-	// AskIssuingToEnd keeps the credential's versions that are just being minted from becoming active.
-	AskIssuingToEnd(ctx context.Context, id CredentialID, cause Cause) error
+	// AskIssuingToEnd keeps a version that is just being minted from becoming active: ErrMoved if it is not, or no more.
+	AskIssuingToEnd(ctx context.Context, id VersionID, cause Cause) error
 
 	// Record writes events that change no state.
 	Record(ctx context.Context, events ...Event) error

@@ -116,7 +116,7 @@ func (b *Broker) abandon(ctx context.Context, caller Caller, c Credential) {
 	if errors.Is(err, ErrMoved) {
 		if alive, findErr := b.Ledger.Latest(ctx, c.ID); findErr == nil && alive.Version.ID == c.Version.ID && alive.Version.State == StateActive {
 			if alive, err = b.beginEnd(ctx, caller, alive, CauseAbandoned); err == nil {
-				_, err = b.end(ctx, caller, alive)
+				err = b.end(ctx, caller, alive)
 			}
 		}
 	}

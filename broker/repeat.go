@@ -27,8 +27,8 @@ func (b *Broker) repeat(ctx context.Context, caller Caller, rs []Request, key st
 		return nil, err
 	}
 	list := make([]Issued, 0, len(was.Credentials))
-	for _, id := range was.Credentials {
-		issued, err := b.again(ctx, caller, id)
+	for i, id := range was.Credentials {
+		issued, err := b.again(ctx, caller, id, rs[i].Ticket)
 		if err != nil {
 			for _, i := range list {
 				b.abandon(context.WithoutCancel(ctx), caller, i.Credential)
@@ -63,8 +63,8 @@ func newRequestKey(caller Caller, key string, request any, now time.Time) (*Requ
 	return &RequestKey{Caller: owner, SHA256: HashToken(key), RequestSHA256: sum[:], ExpiresAt: now.Add(keyLifetime)}, nil
 }
 
-// again is a credential as it was first answered.
-func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID) (Issued, error) {
+// again is a credential as it was first answered. One that was given as a ticket is never answered with its secret.
+func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID, ticket bool) (Issued, error) {
 	c, err := b.settled(ctx, id)
 	if err != nil {
 		return Issued{}, err
@@ -82,12 +82,14 @@ func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID) (Iss
 		}
 		bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
 		return Issued{Credential: c, Ticket: bundle.TaskToken, TicketExpiresAt: expires}, err
+	case ticket && c.Version.Cause != CauseExpired && c.Version.Cause != CauseRevoked:
+		return Issued{}, Errorf(CodeTicketRedeemed, "the ticket that this key issued was redeemed; use a new key for another")
 	case s == StateActive:
 		return b.open(ctx, c)
 	case s == StateFailed && c.Version.Cause == CauseNone, c.Version.Cause == CauseAbandoned:
 		next, err := b.next(ctx, caller, c, nil)
 		if errors.Is(err, ErrMoved) {
-			return b.again(ctx, caller, id)
+			return b.again(ctx, caller, id, ticket)
 		}
 		if err != nil {
 			return Issued{}, err
@@ -167,6 +169,9 @@ func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *Req
 	c.Version = b.newVersion(c, p, c.Version.Number+1, grant.TTL)
 	err = b.Ledger.Next(ctx, c, key, eventOf(EventIntended, caller, c.Version.IssuedAt, c))
 	if errors.Is(err, ErrTaskEnded) {
+		if now, findErr := b.Ledger.Credential(ctx, c.ID); findErr == nil && now.Version.Cause == CauseRevoked {
+			return c, ended(now)
+		}
 		return c, Errorf(CodeTaskEnded, "the task, or one above it, has ended: nothing is issued for it any more")
 	}
 	return c, err

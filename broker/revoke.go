@@ -49,23 +49,30 @@ func (b *Broker) Revoke(ctx context.Context, caller Caller, id CredentialID, rea
 
 // endAll ends every version of a credential and answers its state afterwards.
 func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause Cause, reason string) (Credential, error) {
-	alive, err := b.Ledger.Alive(ctx, c.ID)
-	if err != nil {
-		return Credential{}, err
+	// A refresh that looked before the wish was durable may have added a version: look again until there is no new one.
+	// After that none can come: the ledger refuses it.
+	seen := map[VersionID]bool{}
+	for {
+		alive, err := b.Ledger.Alive(ctx, c.ID)
+		if err != nil {
+			return Credential{}, err
+		}
+		alive = slices.DeleteFunc(alive, func(a Credential) bool { return seen[a.Version.ID] })
+		if len(alive) == 0 {
+			return b.Ledger.Credential(ctx, c.ID)
+		}
+		for _, a := range alive {
+			seen[a.Version.ID] = true
+		}
+		if err := b.endVersions(ctx, caller, alive, cause, reason); err != nil {
+			return Credential{}, err
+		}
 	}
-	ended, err := b.endVersions(ctx, caller, alive, cause, reason)
-	if err != nil {
-		return Credential{}, err
-	}
-	if len(alive) == 1 && len(ended) == 1 && ended[0].Version.ID == c.Version.ID {
-		return ended[0], nil
-	}
-	return b.Ledger.Credential(ctx, c.ID)
 }
 
-// endVersions makes the wish to end each version durable, and then one attempt at each. It answers those attempted, as they
-// are afterwards. The error says that a wish is not durable; an attempt that failed is no error, for the sweeper goes on.
-func (b *Broker) endVersions(ctx context.Context, caller Caller, list []Credential, cause Cause, reason string) ([]Credential, error) {
+// endVersions makes the wish to end each version durable, and then one attempt at each. The error says that a wish is not
+// durable; an attempt that failed is no error, for the sweeper goes on with it.
+func (b *Broker) endVersions(ctx context.Context, caller Caller, list []Credential, cause Cause, reason string) error {
 	asked := make([]*Credential, len(list))
 	errs := make([]error, len(list))
 	each(len(list), func(i int) {
@@ -74,20 +81,16 @@ func (b *Broker) endVersions(ctx context.Context, caller Caller, list []Credenti
 		asked[i], errs[i] = b.askEnd(ctx, caller, c, cause)
 	})
 	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		return err
 	}
 	b.Reached("after_revoke_asked")
 	asked = slices.DeleteFunc(asked, func(c *Credential) bool { return c == nil })
-	ended := make([]Credential, len(asked))
 	each(len(asked), func(i int) {
-		after, err := b.end(ctx, caller, *asked[i])
-		if err != nil {
+		if err := b.end(ctx, caller, *asked[i]); err != nil {
 			b.Logger.ErrorContext(ctx, "attempt not recorded; the sweeper goes on", "version_id", asked[i].Version.ID, "error", err)
-			after = *asked[i]
 		}
-		ended[i] = after
 	})
-	return ended, nil
+	return nil
 }
 
 // each runs fn for 0 to n-1, some at once.
@@ -113,9 +116,13 @@ func each(n int, fn func(i int)) {
 func (b *Broker) askEnd(ctx context.Context, caller Caller, c Credential, cause Cause) (*Credential, error) {
 	switch s := c.Version.State; {
 	case s == StateIssuing && c.Version.Unclaimed:
-		return nil, b.voidTicket(ctx, caller, c, cause)
+		err := b.voidTicket(ctx, caller, c, cause)
+		if errors.Is(err, ErrMoved) { // redeemed at the last moment
+			return b.askIssuing(ctx, caller, c, cause)
+		}
+		return nil, err
 	case s == StateIssuing:
-		return nil, b.Ledger.AskIssuingToEnd(ctx, c.ID, cause)
+		return b.askIssuing(ctx, caller, c, cause)
 	case !slices.Contains(leadingTo(StateRevoking), s):
 		return nil, nil
 	}
@@ -126,7 +133,26 @@ func (b *Broker) askEnd(ctx context.Context, caller Caller, c Credential, cause 
 	return &c, err
 }
 
-// voidTicket ends a version whose ticket nobody has redeemed: the upstream was never asked.
+// askIssuing keeps what is being minted from becoming active; if it just did, it is ended as what is active.
+func (b *Broker) askIssuing(ctx context.Context, caller Caller, c Credential, cause Cause) (*Credential, error) {
+	err := b.Ledger.AskIssuingToEnd(ctx, c.Version.ID, cause)
+	if !errors.Is(err, ErrMoved) {
+		return nil, err
+	}
+	alive, err := b.Ledger.Alive(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, now := range alive {
+		if now.Version.ID == c.Version.ID {
+			now.Version.Reason = c.Version.Reason
+			return b.askEnd(ctx, caller, now, cause)
+		}
+	}
+	return nil, nil // it failed, and so ended
+}
+
+// voidTicket ends a version whose ticket nobody has redeemed: the upstream was never asked. ErrMoved: somebody just has.
 func (b *Broker) voidTicket(ctx context.Context, caller Caller, c Credential, cause Cause) error {
 	now := b.now()
 	v := &c.Version
@@ -135,14 +161,7 @@ func (b *Broker) voidTicket(ctx context.Context, caller Caller, c Credential, ca
 	if cause == CauseExpired {
 		event = EventTicketExpired
 	}
-	err := b.Ledger.Move(ctx, c, []State{StateIssuing}, nil, eventOf(event, caller, now, c))
-	if !errors.Is(err, ErrMoved) {
-		return err
-	}
-	if cause == CauseExpired { // redeemed at the last moment
-		return nil
-	}
-	return b.Ledger.AskIssuingToEnd(ctx, c.ID, cause)
+	return b.Ledger.Move(ctx, c, []State{StateIssuing}, nil, eventOf(event, caller, now, c))
 }
 
 // beginEnd makes the wish to end a version durable, leased to this process for the time an attempt takes.
@@ -159,7 +178,7 @@ func (b *Broker) beginEnd(ctx context.Context, caller Caller, c Credential, caus
 }
 
 // end makes one attempt to end a version that is on the ledger as ending, and writes what came of it.
-func (b *Broker) end(ctx context.Context, caller Caller, c Credential) (Credential, error) {
+func (b *Broker) end(ctx context.Context, caller Caller, c Credential) error {
 	from := []State{c.Version.State}
 	var done Revocation
 	p, known := b.profile(c.Profile)
@@ -182,9 +201,9 @@ func (b *Broker) end(ctx context.Context, caller Caller, c Credential) (Credenti
 	}
 	b.Observer.Done("revoke", c.Profile, c.Provider, string(c.Version.State))
 	if err := b.Ledger.Move(ctx, c, from, nil, events...); err != nil && !errors.Is(err, ErrMoved) {
-		return Credential{}, err // acknowledged all the same: the sweeper goes on with it
+		return err // acknowledged all the same: the sweeper goes on with it
 	}
-	return c, nil
+	return nil
 }
 
 func (b *Broker) endedBy(caller Caller, c Credential, done Revocation) (Credential, []Event) {

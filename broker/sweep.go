@@ -122,7 +122,10 @@ func (b *Broker) settle(ctx context.Context, c Credential) error {
 		return b.voidTicket(ctx, sweeper, c, CauseExpired)
 	}
 	if v.State == StateIssuing {
-		v.State, v.Cause, v.DueAt = StateLost, CauseAbandoned, now
+		v.State, v.DueAt = StateLost, now
+		if v.Cause == CauseNone { // a caller's wish to end it stands
+			v.Cause = CauseAbandoned
+		}
 		if err := b.Ledger.Move(ctx, c, []State{StateIssuing}, nil, eventOf(EventLost, sweeper, now, c)); err != nil {
 			return err
 		}
@@ -145,8 +148,7 @@ func (b *Broker) settle(ctx context.Context, c Credential) error {
 	default:
 		return nil
 	}
-	_, err := b.end(ctx, sweeper, c)
-	return err
+	return b.end(ctx, sweeper, c)
 }
 
 // expire records the end of a version that the upstream ends by itself.

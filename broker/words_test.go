@@ -122,7 +122,7 @@ func TestCheckMetadata(t *testing.T) {
 		"long key":   {map[string]string{strings.Repeat("k", 65): "v"}, "/metadata"},
 		"empty key":  {map[string]string{"": "v"}, "/metadata"},
 		"long value": {map[string]string{"k": strings.Repeat("ü", 129)}, "/metadata"}, // without the key: it is the client's own word
-		"NUL":        {map[string]string{"k": "a\x00b"}, "/metadata"}, // PostgreSQL's jsonb does not hold one
+		"NUL":        {map[string]string{"k": "a\x00b"}, "/metadata"},                 // PostgreSQL's jsonb does not hold one
 	} {
 		faults := broker.CheckMetadata(c.m)
 		if (len(faults) == 0) != (c.want == "") || len(faults) > 0 && faults[0].Pointer != c.want {

@@ -292,8 +292,12 @@ func refused(t *testing.T, w world, err error) {
 
 func TestPolicyHolds(t *testing.T) {
 	t.Parallel()
-	granted := 0
-	for i := range uint64(20_000) {
+	n := uint64(20_000)
+	if testing.Short() {
+		n /= 10
+	}
+	granted := uint64(0)
+	for i := range n {
 		w := draw(i, 1)
 		holds(t, w)
 		if w.granted() {
@@ -310,7 +314,7 @@ func TestPolicyHolds(t *testing.T) {
 			return
 		}
 	}
-	if granted < 800 {
+	if granted < n/40 {
 		t.Errorf("only %d of the drawn requests are good: the test is worth little", granted)
 	}
 }

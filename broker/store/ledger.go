@@ -207,8 +207,12 @@ func (s *Store) move(ctx context.Context, w *write, c broker.Credential, from []
 }
 
 // AskIssuingToEnd implements broker.Versions.
-func (s *Store) AskIssuingToEnd(ctx context.Context, id broker.CredentialID, cause broker.Cause) error {
-	return s.q.AskIssuingToEnd(ctx, db.AskIssuingToEndParams{Cause: string(cause), CredentialID: string(id)})
+func (s *Store) AskIssuingToEnd(ctx context.Context, id broker.VersionID, cause broker.Cause) error {
+	asked, err := s.q.AskIssuingToEnd(ctx, db.AskIssuingToEndParams{Cause: string(cause), ID: string(id)})
+	if err == nil && asked == 0 {
+		return broker.ErrMoved
+	}
+	return err
 }
 
 // Record implements broker.Versions.

@@ -1,7 +1,8 @@
 -- Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
 -- committer, many at once.
 
--- BeginCredential and BeginVersion break the constraint versions_a_known_state when the task, or one above it, has ended.
+-- BeginCredential and BeginVersion break the constraint versions_a_known_state when the task, or one above it, has ended;
+-- the latter also when the credential's own end was asked for.
 -- name: BeginCredential :exec
 WITH credential AS (
     INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms,
@@ -19,7 +20,8 @@ VALUES (@version_id, @credential_id, @number, @provider,
 -- name: BeginVersion :exec
 INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
 VALUES (@id, @credential_id, @number, @provider,
-    CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id) AND task_has_ended(@caller, @task_id)
+    CASE WHEN EXISTS (SELECT FROM versions o WHERE o.credential_id = @credential_id AND o.cause IN ('revoked', 'task_ended'))
+        OR EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id) AND task_has_ended(@caller, @task_id)
         THEN 'moved' ELSE @state::text END,
     @issued_at, @expires_at, @self_expires, @upstream, @due_at);
 
@@ -37,15 +39,19 @@ DELETE FROM live_counts WHERE (kind, key) IN (
 -- name: MoveVersion :exec
 UPDATE versions SET
     state = CASE
-        WHEN NOT (state = ANY (@from_states::text[]) AND unclaimed = @unclaimed) THEN 'moved'
-        WHEN @state::text = 'active' AND (cause <> ''
+        WHEN NOT (versions.state = ANY (@from_states::text[]) AND versions.unclaimed = @unclaimed) THEN 'moved'
+        WHEN @state::text = 'active' AND (versions.cause <> ''
+            OR EXISTS (SELECT FROM versions o
+                WHERE o.credential_id = versions.credential_id AND o.cause IN ('revoked', 'task_ended'))
             OR EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id)
             AND task_has_ended(@caller, @task_id)) THEN 'moved'
         ELSE @state::text END,
     upstream_expires_at = sqlc.narg(upstream_expires_at), upstream_ids = @upstream_ids, trace = @trace,
     fingerprint = @fingerprint,
-    sealed = CASE WHEN @state IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE(@sealed, sealed) END,
-    cause = @cause, reason = @reason, result = @result, effective_at = sqlc.narg(effective_at), basis = @basis,
+    sealed = CASE WHEN @state IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE(@sealed, versions.sealed) END,
+    cause = CASE WHEN versions.state = 'issuing' AND versions.cause <> '' AND @state IN ('lost', 'failed')
+        THEN versions.cause ELSE @cause END,
+    reason = @reason, result = @result, effective_at = sqlc.narg(effective_at), basis = @basis,
     last_error = @last_error, attempts = @attempts, due_at = sqlc.narg(due_at), ended_at = sqlc.narg(ended_at)
 WHERE versions.id = @id;
 
@@ -57,9 +63,11 @@ WITH successor AS (
 UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, @until::timestamptz)
 WHERE versions.credential_id = @credential_id AND versions.number < @number AND state = 'active' AND cause = '';
 
--- AskIssuingToEnd keeps versions that are just being minted from becoming active.
--- name: AskIssuingToEnd :exec
-UPDATE versions SET cause = @cause WHERE credential_id = @credential_id AND state = 'issuing' AND NOT unclaimed AND cause = '';
+-- AskIssuingToEnd keeps a version that is just being minted from becoming active. It waits for an activation that is
+-- under way, and then finds nothing to change: the caller must look again.
+-- name: AskIssuingToEnd :execrows
+UPDATE versions SET cause = CASE WHEN cause = '' THEN @cause ELSE cause END
+WHERE id = @id AND state = 'issuing' AND NOT unclaimed;
 
 -- FindCredential gives the version that is spoken of: the current one; once that has ended, one that is still alive, for
 -- as long as there is any. So a credential is not said to be ended while a version of it may work.
@@ -150,11 +158,13 @@ SELECT min(due_back_at)::timestamptz FROM slots WHERE pool = @pool AND state = '
 -- name: HeldSlot :one
 SELECT name, fingerprint FROM slots WHERE credential_id = $1;
 
--- ReleaseSlot waits for the last of the credential's versions: while another may be alive, the key stays with it.
+-- ReleaseSlot waits for the last of the credential's versions that still needs the key: one that is good, or one that was
+-- revoked and waits for the key to be replaced. Of two that end at the same moment either may give it back.
 -- name: ReleaseSlot :exec
 UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = @now, due_back_at = NULL
 WHERE slots.credential_id = @credential_id AND NOT EXISTS (
-    SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id AND v.due_at IS NOT NULL);
+    SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id AND v.due_at IS NOT NULL
+      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked'));
 
 -- name: QuarantineSlot :exec
 UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id = @credential_id;

@@ -246,7 +246,7 @@ func TestClosed(t *testing.T) {
 	s := fresh(t)
 	begin(t, s, credential())
 	s.Close()
-	within(t, 10*time.Second, "writing after Close", func(ctx context.Context) {
+	within(t, 3*time.Second, "writing after Close", func(ctx context.Context) {
 		for range 20 {
 			if err := s.Record(ctx, event(broker.EventAuditRead, credential())); err == nil {
 				t.Error("written after Close")

@@ -315,19 +315,24 @@ func (q *Queries) AliveVersions(ctx context.Context, id string) ([]AliveVersions
 	return items, nil
 }
 
-const AskIssuingToEnd = `-- name: AskIssuingToEnd :exec
-UPDATE versions SET cause = $1 WHERE credential_id = $2 AND state = 'issuing' AND NOT unclaimed AND cause = ''
+const AskIssuingToEnd = `-- name: AskIssuingToEnd :execrows
+UPDATE versions SET cause = CASE WHEN cause = '' THEN $1 ELSE cause END
+WHERE id = $2 AND state = 'issuing' AND NOT unclaimed
 `
 
 type AskIssuingToEndParams struct {
-	Cause        string
-	CredentialID string
+	Cause string
+	ID    string
 }
 
-// AskIssuingToEnd keeps versions that are just being minted from becoming active.
-func (q *Queries) AskIssuingToEnd(ctx context.Context, arg AskIssuingToEndParams) error {
-	_, err := q.db.Exec(ctx, AskIssuingToEnd, arg.Cause, arg.CredentialID)
-	return err
+// AskIssuingToEnd keeps a version that is just being minted from becoming active. It waits for an activation that is
+// under way, and then finds nothing to change: the caller must look again.
+func (q *Queries) AskIssuingToEnd(ctx context.Context, arg AskIssuingToEndParams) (int64, error) {
+	result, err := q.db.Exec(ctx, AskIssuingToEnd, arg.Cause, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const BeginCredential = `-- name: BeginCredential :exec
@@ -371,7 +376,8 @@ type BeginCredentialParams struct {
 
 // Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
 // committer, many at once.
-// BeginCredential and BeginVersion break the constraint versions_a_known_state when the task, or one above it, has ended.
+// BeginCredential and BeginVersion break the constraint versions_a_known_state when the task, or one above it, has ended;
+// the latter also when the credential's own end was asked for.
 func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams) error {
 	_, err := q.db.Exec(ctx, BeginCredential,
 		arg.VersionID,
@@ -402,7 +408,8 @@ func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams
 const BeginVersion = `-- name: BeginVersion :exec
 INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
 VALUES ($1, $2, $3, $4,
-    CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.caller = $5 AND t.id = $6) AND task_has_ended($5, $6)
+    CASE WHEN EXISTS (SELECT FROM versions o WHERE o.credential_id = $2 AND o.cause IN ('revoked', 'task_ended'))
+        OR EXISTS (SELECT FROM tasks t WHERE t.caller = $5 AND t.id = $6) AND task_has_ended($5, $6)
         THEN 'moved' ELSE $7::text END,
     $8, $9, $10, $11, $12)
 `
@@ -1204,15 +1211,19 @@ func (q *Queries) LockTicket(ctx context.Context, sha256 []byte) (LockTicketRow,
 const MoveVersion = `-- name: MoveVersion :exec
 UPDATE versions SET
     state = CASE
-        WHEN NOT (state = ANY ($1::text[]) AND unclaimed = $2) THEN 'moved'
-        WHEN $3::text = 'active' AND (cause <> ''
+        WHEN NOT (versions.state = ANY ($1::text[]) AND versions.unclaimed = $2) THEN 'moved'
+        WHEN $3::text = 'active' AND (versions.cause <> ''
+            OR EXISTS (SELECT FROM versions o
+                WHERE o.credential_id = versions.credential_id AND o.cause IN ('revoked', 'task_ended'))
             OR EXISTS (SELECT FROM tasks t WHERE t.caller = $4 AND t.id = $5)
             AND task_has_ended($4, $5)) THEN 'moved'
         ELSE $3::text END,
     upstream_expires_at = $6, upstream_ids = $7, trace = $8,
     fingerprint = $9,
-    sealed = CASE WHEN $3 IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE($10, sealed) END,
-    cause = $11, reason = $12, result = $13, effective_at = $14, basis = $15,
+    sealed = CASE WHEN $3 IN ('revoked', 'expired', 'failed') THEN NULL ELSE COALESCE($10, versions.sealed) END,
+    cause = CASE WHEN versions.state = 'issuing' AND versions.cause <> '' AND $3 IN ('lost', 'failed')
+        THEN versions.cause ELSE $11 END,
+    reason = $12, result = $13, effective_at = $14, basis = $15,
     last_error = $16, attempts = $17, due_at = $18, ended_at = $19
 WHERE versions.id = $20
 `
@@ -1308,7 +1319,8 @@ func (q *Queries) QuarantineSlot(ctx context.Context, credentialID *string) erro
 const ReleaseSlot = `-- name: ReleaseSlot :exec
 UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = $1, due_back_at = NULL
 WHERE slots.credential_id = $2 AND NOT EXISTS (
-    SELECT FROM versions v WHERE v.credential_id = $2 AND v.id <> $3 AND v.due_at IS NOT NULL)
+    SELECT FROM versions v WHERE v.credential_id = $2 AND v.id <> $3 AND v.due_at IS NOT NULL
+      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked'))
 `
 
 type ReleaseSlotParams struct {
@@ -1317,7 +1329,8 @@ type ReleaseSlotParams struct {
 	VersionID    string
 }
 
-// ReleaseSlot waits for the last of the credential's versions: while another may be alive, the key stays with it.
+// ReleaseSlot waits for the last of the credential's versions that still needs the key: one that is good, or one that was
+// revoked and waits for the key to be replaced. Of two that end at the same moment either may give it back.
 func (q *Queries) ReleaseSlot(ctx context.Context, arg ReleaseSlotParams) error {
 	_, err := q.db.Exec(ctx, ReleaseSlot, arg.Now, arg.CredentialID, arg.VersionID)
 	return err
