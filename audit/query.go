@@ -131,7 +131,7 @@ func parseCursor(s string) (xid uint64, seq int64, err error) {
 	}
 	if err != nil {
 		return 0, 0, &broker.Error{Code: broker.CodeInvalidRequest, Message: "the request is not valid",
-			Faults: []broker.Fault{{Pointer: "/cursor", Reason: "is not a cursor that this API gave"}}}
+			Faults: []broker.Fault{{Pointer: "/query/cursor", Reason: "is not a cursor that this API gave"}}}
 	}
 	return xid, seq, nil
 }

@@ -206,7 +206,7 @@ func TestFollowerMissesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context()) //nolint:errcheck // it was committed
+	defer tx.Rollback(t.Context())
 	var batch pgx.Batch
 	if err := audit.Append(&batch, []broker.Event{event("slow")}); err != nil {
 		t.Fatal(err)

@@ -119,11 +119,7 @@ var shapes = map[string]broker.Event{
 		ID: "evt_1", At: at, Type: broker.EventAuditRead, Caller: broker.Caller{Name: "aud", Role: broker.RoleAuditor, Auth: "token:tok_2", RequestID: "req-2"},
 		Trace: map[string]string{"task_id": "research-1", "type": "credential.issued"},
 	},
-	"upstream.repaired": {
-		ID: "evt_1", At: at, Type: broker.EventUpstreamRepair, Caller: sweeper(), Provider: "aws", Upstream: "arn:aws:iam::123456789012:role/taskpass",
-	},
-	"slot.quarantined": about(broker.EventSlotQuarantined, sweeper(), broker.StateStuck, nil),
-	"least":            {ID: "evt_1", At: at, Type: "x"},
+	"least": {ID: "evt_1", At: at, Type: "x"},
 }
 
 func TestCanonical(t *testing.T) {

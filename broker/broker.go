@@ -48,6 +48,7 @@ type Observer interface {
 type Broker struct {
 	Config
 	profiles atomic.Pointer[Profiles]
+	limits   atomic.Pointer[Limits]
 }
 
 // New validates the configuration and makes a Broker.
@@ -77,6 +78,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg.Reached = func(string) {}
 	}
 	b := &Broker{Config: cfg}
+	b.SetLimits(cfg.Limits)
 	if err := b.SetProfiles(cfg.Profiles); err != nil {
 		return nil, err
 	}
@@ -103,6 +105,9 @@ func (b *Broker) SetProfiles(ps Profiles) error {
 	b.profiles.Store(&full)
 	return nil
 }
+
+// SetLimits replaces the limits in force.
+func (b *Broker) SetLimits(l Limits) { b.limits.Store(&l) }
 
 // ProfilesFor lists the profiles that the caller may ask for something; others see every profile's offer as it is.
 func (b *Broker) ProfilesFor(caller Caller) []Profile {

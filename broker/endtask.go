@@ -74,25 +74,19 @@ func (b *Broker) EndTask(ctx context.Context, caller Caller, id, outcome string)
 // finishTask begins the end of all that an ended task holds, and makes one attempt at each. What is being minted at this
 // moment is refused by the ledger when it would become active.
 func (b *Broker) finishTask(ctx context.Context, caller Caller, t Task) error {
-	seen := map[VersionID]bool{}
+	after := VersionID("")
 	for {
-		alive, err := b.Ledger.AliveOf(ctx, t, taskBatch)
+		alive, err := b.Ledger.AliveOf(ctx, t, after, taskBatch)
 		if err != nil {
 			return err
 		}
-		todo := make([]Credential, 0, len(alive))
-		for _, c := range alive {
-			if !seen[c.Version.ID] {
-				seen[c.Version.ID] = true
-				todo = append(todo, c)
-			}
-		}
-		if len(todo) == 0 {
-			return b.Ledger.TaskDone(ctx, t)
-		}
-		if err := b.endVersions(ctx, caller, todo, CauseTaskEnded, ""); err != nil {
+		if err := b.endVersions(ctx, caller, alive, CauseTaskEnded, ""); err != nil {
 			return err
 		}
+		if len(alive) < taskBatch {
+			return b.Ledger.TaskDone(ctx, t)
+		}
+		after = alive[len(alive)-1].Version.ID
 	}
 }
 

@@ -46,7 +46,7 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 			seen = c.Version.Number
 		}
 		if seen < c.Version.Number {
-			return b.open(ctx, c)
+			return b.open(ctx, caller, c)
 		}
 		latest, err := b.Ledger.Latest(ctx, id)
 		if err != nil {
@@ -100,11 +100,11 @@ func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, kn
 		r.NotModified = true
 		return r, nil
 	}
-	if r.Issued, err = b.open(ctx, c); err != nil {
+	if r.Issued, err = b.open(ctx, caller, c); err != nil {
 		return Resolved{}, err
 	}
 	r.Secret.TaskToken = Secret{} // it was answered when it was issued, to the orchestrator
-	return r, b.Ledger.Record(ctx, eventOf(EventResolved, caller, now, c))
+	return r, nil
 }
 
 // Watch waits until the credential has a newer version than seen, or is no longer active, and answers its state; after

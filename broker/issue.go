@@ -99,7 +99,7 @@ func (b *Broker) notBegun(ctx context.Context, caller Caller, rs []Request, key 
 
 // plan decides on each request and makes what is to be written for all of them.
 func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent, []Issued, error) {
-	in := Intent{Limits: b.Limits}
+	in := Intent{Limits: *b.limits.Load()}
 	list := make([]Issued, 0, len(rs))
 	var token Secret
 	for i, r := range rs {

@@ -53,8 +53,9 @@ type Versions interface {
 	// attempt is put off.
 	Move(ctx context.Context, c Credential, from []State, sealed []byte, events ...Event) error
 
-	// AskIssuingToEnd keeps a version that is just being minted from becoming active: ErrMoved if it is not, or no more.
-	AskIssuingToEnd(ctx context.Context, id VersionID, cause Cause) error
+	// AskIssuingToEnd keeps a version that is just being minted from becoming active, and writes the event: ErrMoved if it
+	// is not being minted, or no more.
+	AskIssuingToEnd(ctx context.Context, id VersionID, cause Cause, e Event) error
 
 	// Record writes events that change no state.
 	Record(ctx context.Context, events ...Event) error
@@ -107,8 +108,8 @@ type Tasks interface {
 	// the function. Their credentials are due for ending from due on.
 	EndTask(ctx context.Context, t Task, due time.Time, event func(Task) Event) ([]Task, error)
 
-	// AliveOf lists versions of a task that have not ended, at most limit.
-	AliveOf(ctx context.Context, t Task, limit int) ([]Credential, error)
+	// AliveOf lists versions of a task that have not ended, in the order of their ids from the one after, at most limit.
+	AliveOf(ctx context.Context, t Task, after VersionID, limit int) ([]Credential, error)
 
 	// ClaimTasks leases ended tasks whose credentials are due for ending.
 	ClaimTasks(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Task, error)

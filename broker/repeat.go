@@ -81,11 +81,13 @@ func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID, tick
 			return Issued{}, err
 		}
 		bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
-		return Issued{Credential: c, Ticket: bundle.TaskToken, TicketExpiresAt: expires}, err
+		i := Issued{Credential: c, Ticket: bundle.Fields[ticketField], TicketExpiresAt: expires}
+		i.Secret.TaskToken = bundle.TaskToken
+		return i, err
 	case ticket && c.Version.Cause != CauseExpired && c.Version.Cause != CauseRevoked:
 		return Issued{}, Errorf(CodeTicketRedeemed, "the ticket that this key issued was redeemed; use a new key for another")
 	case s == StateActive:
-		return b.open(ctx, c)
+		return b.open(ctx, caller, c)
 	case s == StateFailed && c.Version.Cause == CauseNone, c.Version.Cause == CauseAbandoned:
 		next, err := b.next(ctx, caller, c, nil)
 		if errors.Is(err, ErrMoved) {
@@ -128,7 +130,7 @@ func (b *Broker) settled(ctx context.Context, id CredentialID) (Credential, erro
 		}
 		select {
 		case <-ctx.Done():
-			e := Errorf(CodeConflict, "the same request is still being worked on; ask again")
+			e := Errorf(CodeUnavailable, "the same request is still being worked on; ask again")
 			e.RetryAfter = time.Second
 			return c, e.Because(ctx.Err())
 		case <-changed:
@@ -137,8 +139,8 @@ func (b *Broker) settled(ctx context.Context, id CredentialID) (Credential, erro
 	}
 }
 
-// open is an active credential with its secret, from its sealed copy.
-func (b *Broker) open(ctx context.Context, c Credential) (Issued, error) {
+// open is an active credential with its secret, from its sealed copy. That it was given again is on the record first.
+func (b *Broker) open(ctx context.Context, caller Caller, c Credential) (Issued, error) {
 	sealed, err := b.Ledger.Sealed(ctx, c.Version.ID)
 	if err != nil {
 		return Issued{}, err
@@ -147,7 +149,10 @@ func (b *Broker) open(ctx context.Context, c Credential) (Issued, error) {
 		return Issued{}, ended(c)
 	}
 	bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
-	return Issued{Credential: c, Secret: bundle}, err
+	if err != nil {
+		return Issued{}, err
+	}
+	return Issued{Credential: c, Secret: bundle}, b.Ledger.Record(ctx, eventOf(EventResolved, caller, b.now(), c))
 }
 
 // next writes the intent of the version after c's, with what is left of the credential's life.

@@ -135,7 +135,9 @@ func (b *Broker) askEnd(ctx context.Context, caller Caller, c Credential, cause 
 
 // askIssuing keeps what is being minted from becoming active; if it just did, it is ended as what is active.
 func (b *Broker) askIssuing(ctx context.Context, caller Caller, c Credential, cause Cause) (*Credential, error) {
-	err := b.Ledger.AskIssuingToEnd(ctx, c.Version.ID, cause)
+	asked := c
+	asked.Version.Cause = cause
+	err := b.Ledger.AskIssuingToEnd(ctx, c.Version.ID, cause, eventOf(EventRevokeAsked, caller, b.now(), asked))
 	if !errors.Is(err, ErrMoved) {
 		return nil, err
 	}
@@ -229,7 +231,8 @@ func (b *Broker) notEnded(caller Caller, c Credential, err error) (Credential, [
 	wasStuck := v.State == StateStuck
 	v.LastError = upstreamError(err).Code
 	switch {
-	case errors.Is(err, ErrNotRotated):
+	case errors.Is(err, ErrNotRotated): // nothing went wrong: it is the operator's turn
+		v.LastError, v.Revocation.Basis = "", "awaiting_rotation"
 		v.State, v.DueAt = StateStuck, now.Add(jitter(b.RotationCheck))
 	case wasStuck || v.Attempts >= b.MaxAttempts:
 		v.State, v.DueAt = StateStuck, now.Add(jitter(b.StuckRetry))

@@ -5,6 +5,9 @@ import (
 	"errors"
 )
 
+// ticketField is where a sealed ticket stands in its bundle.
+const ticketField = "ticket"
+
 // addTicket makes a credential one that is minted when its ticket is redeemed: until then the upstream is not asked and
 // its TTL does not run. What is recorded as its end is the latest that it can be.
 func (b *Broker) addTicket(in *Intent, i Issued, p Profile) (Issued, error) {
@@ -15,8 +18,8 @@ func (b *Broker) addTicket(in *Intent, i Issued, p Profile) (Issued, error) {
 	v.DueAt = i.TicketExpiresAt
 	v.ExpiresAt = i.TicketExpiresAt.Add(i.TTL)
 	i.HardEnd = i.HardEnd.Add(p.TicketTTL)
-	// Sealed as a bundle's token, so that a repeated request gets the same ticket.
-	sealed, err := sealBundle(b.Sealer, Bundle{TaskToken: ticket}, v.ID)
+	// Sealed, so that a repeated request gets the same ticket and the same token.
+	sealed, err := sealBundle(b.Sealer, Bundle{Fields: map[string]Secret{ticketField: ticket}, TaskToken: i.Secret.TaskToken}, v.ID)
 	if err != nil {
 		return i, err
 	}

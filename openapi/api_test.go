@@ -95,7 +95,6 @@ type api struct {
 type setup struct {
 	broker  broker.Config
 	openapi openapi.Config
-	lag     time.Duration
 }
 
 const upstreamTimeout = 400 * time.Millisecond

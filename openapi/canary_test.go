@@ -44,7 +44,7 @@ func forms(secret string) []string {
 	quoted, _ := json.Marshal(secret)
 	list := []string{
 		secret, strings.Trim(string(quoted), `"`), url.QueryEscape(secret), url.PathEscape(secret),
-		hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)), strings.Trim(fmt.Sprint(raw), "[]"),
+		hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)), strings.Trim(fmt.Sprintf("%d", raw), "[]"),
 	}
 	// Base64 of a text in which the secret stands anywhere: its three phases, without the characters at the seams.
 	for pad := range 3 {

@@ -226,6 +226,9 @@ func FuzzAuditQuery(f *testing.F) {
 		if err != nil {
 			t.Skip(err)
 		}
+		if got.status == http.StatusBadRequest && got.header.Get("X-Request-Id") == "" {
+			t.Skip("it is no HTTP: net/http refused it before we saw it")
+		}
 		for _, wrong := range sound(got) {
 			t.Errorf("%q: %s", query, wrong)
 		}

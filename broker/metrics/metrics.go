@@ -46,7 +46,7 @@ func New(ledger Ledger) *Metrics {
 		}, []string{"profile", "phase"}),
 		done: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "taskpass_operations_total",
-			Help: "Use cases at their end. op is issue or revoke; outcome is ok, an error's code, or the state reached.",
+			Help: "Use cases at their end. op is issue, refresh, redeem or revoke; outcome is ok, an error's code, or the state reached.",
 		}, []string{"op", "profile", "provider", "outcome"}),
 		lag: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "taskpass_sweeper_lag_seconds", Buckets: []float64{.1, .5, 1, 2, 5, 10, 30, 60, 300, 1800},

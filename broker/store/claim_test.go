@@ -12,11 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 	"github.com/taskpass/taskpass/broker/store"
 )
 
 const lease = 2 * time.Minute
+
+// name is one that no other test uses.
+func name(kind string) string { return kind + "-" + string(broker.NewVersionID()) }
 
 // due writes n active versions that are due one second after the other, the first at start.
 func due(t testing.TB, s *store.Store, provider string, n int) []broker.Credential {
@@ -58,16 +60,16 @@ func ids(list []broker.Credential) []broker.VersionID {
 // What is claimed is leased: nobody else gets it until the lease ends, and then it is due again.
 func TestClaimLeases(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, other := open(t, db), open(t, db)
-	list := due(t, s, "aws", 4)
-	due(t, s, "pool", 2)
+	provider := name("aws")
+	s, other := open(t, shared), open(t, shared)
+	list := due(t, s, provider, 4)
+	due(t, s, provider+"-other", 2)
 	at := start.Add(2 * time.Second) // the fourth is not due yet
 
-	if got := claim(t, s, "aws", start.Add(-time.Microsecond), 10); len(got) != 0 {
+	if got := claim(t, s, provider, start.Add(-time.Microsecond), 10); len(got) != 0 {
 		t.Errorf("before anything is due: %v", ids(got))
 	}
-	got := claim(t, s, "aws", at, 2)
+	got := claim(t, s, provider, at, 2)
 	if diff := cmp.Diff(ids(list[:2]), ids(got)); diff != "" {
 		t.Errorf("two of three, the oldest first: %s", diff)
 	}
@@ -76,17 +78,17 @@ func TestClaimLeases(t *testing.T) {
 			t.Errorf("answered as due at %s; it was at %s", c.Version.DueAt, list[i].Version.DueAt)
 		}
 	}
-	if diff := cmp.Diff(ids(list[2:3]), ids(claim(t, other, "aws", at, 10))); diff != "" {
+	if diff := cmp.Diff(ids(list[2:3]), ids(claim(t, other, provider, at, 10))); diff != "" {
 		t.Errorf("another replica gets the rest: %s", diff)
 	}
-	if got := claim(t, s, "aws", at, 10); len(got) != 0 {
+	if got := claim(t, s, provider, at, 10); len(got) != 0 {
 		t.Errorf("all is leased: %v", ids(got))
 	}
 	// Whoever had the lease is gone.
-	if got := claim(t, other, "aws", at.Add(lease-time.Microsecond), 10); len(got) != 1 || got[0].Version.ID != list[3].Version.ID {
+	if got := claim(t, other, provider, at.Add(lease-time.Microsecond), 10); len(got) != 1 || got[0].Version.ID != list[3].Version.ID {
 		t.Errorf("just before the lease ends: %v", ids(got))
 	}
-	again := ids(claim(t, other, "aws", at.Add(lease), 10))
+	again := ids(claim(t, other, provider, at.Add(lease), 10))
 	slices.Sort(again)
 	want := ids(list[:3])
 	slices.Sort(want)
@@ -98,9 +100,9 @@ func TestClaimLeases(t *testing.T) {
 // Many claims on two replicas share what is due; none gets what another has.
 func TestClaimByMany(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	replicas := []*store.Store{open(t, db), open(t, db)}
-	list := due(t, replicas[0], "aws", 200)
+	provider := name("aws")
+	replicas := []*store.Store{open(t, shared), open(t, shared)}
+	list := due(t, replicas[0], provider, 200)
 	at := start.Add(time.Hour)
 	var mu sync.Mutex
 	got := map[broker.VersionID]int{}
@@ -108,7 +110,7 @@ func TestClaimByMany(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for {
-				claimed, err := replicas[i%2].Claim(t.Context(), "aws", at, lease, 7)
+				claimed, err := replicas[i%2].Claim(t.Context(), provider, at, lease, 7)
 				if err != nil {
 					t.Error(err)
 				}
@@ -124,7 +126,7 @@ func TestClaimByMany(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for _, rest := range [][]broker.Credential{claim(t, replicas[0], "aws", at, 500)} { // what was locked when the last ones looked
+	for _, rest := range [][]broker.Credential{claim(t, replicas[0], provider, at, 500)} { // what was locked when the last ones looked
 		for _, c := range rest {
 			got[c.Version.ID]++
 		}
@@ -139,23 +141,23 @@ func TestClaimByMany(t *testing.T) {
 // A row that somebody is writing is passed over, not waited for.
 func TestClaimSkipsWhatIsLocked(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s := open(t, db)
-	list := due(t, s, "aws", 3)
-	tx, err := admin(t, db).Begin(t.Context())
+	provider := name("aws")
+	s := open(t, shared)
+	list := due(t, s, provider, 3)
+	tx, err := admin(t, shared).Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tx.Exec(t.Context(), "SELECT FROM versions WHERE id = $1 FOR UPDATE", string(list[0].Version.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(ids(list[1:]), ids(claim(t, s, "aws", start.Add(time.Minute), 10))); diff != "" {
+	if diff := cmp.Diff(ids(list[1:]), ids(claim(t, s, provider, start.Add(time.Minute), 10))); diff != "" {
 		t.Error(diff)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(ids(list[:1]), ids(claim(t, s, "aws", start.Add(time.Minute), 10))); diff != "" {
+	if diff := cmp.Diff(ids(list[:1]), ids(claim(t, s, provider, start.Add(time.Minute), 10))); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -163,19 +165,22 @@ func TestClaimSkipsWhatIsLocked(t *testing.T) {
 // Attempts to end a version are counted by the claim, so that one that kills its process is counted too.
 func TestClaimCountsAttempts(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
-	c := activate(t, s, begin(t, s, credential()))
+	provider := name("aws")
+	s := open(t, shared)
+	c := credential()
+	c.Provider = provider
+	c = activate(t, s, begin(t, s, c))
 	at := c.Version.DueAt
 	for range 2 {
 		at = at.Add(lease)
-		if got := claim(t, s, "aws", at, 1); len(got) != 1 || got[0].Version.Attempts != 0 {
+		if got := claim(t, s, provider, at, 1); len(got) != 1 || got[0].Version.Attempts != 0 {
 			t.Errorf("an active version: %+v", got)
 		}
 	}
 	c = move(t, s, c, broker.StateRevoking)
 	for want := 2; want < 5; want++ {
 		at = at.Add(lease)
-		if got := claim(t, s, "aws", at, 1); len(got) != 1 || got[0].Version.Attempts != want {
+		if got := claim(t, s, provider, at, 1); len(got) != 1 || got[0].Version.Attempts != want {
 			t.Fatalf("attempt %d: %+v", want, got)
 		}
 	}
@@ -185,11 +190,11 @@ func TestClaimCountsAttempts(t *testing.T) {
 	if err := s.Move(t.Context(), next, []broker.State{broker.StateRevoking}, nil, event(broker.EventStuck, next)); err != nil {
 		t.Fatal(err)
 	}
-	if got := claim(t, s, "aws", at.Add(lease), 1); len(got) != 1 || got[0].Version.Attempts != 5 {
+	if got := claim(t, s, provider, at.Add(lease), 1); len(got) != 1 || got[0].Version.Attempts != 5 {
 		t.Errorf("a stuck version: %+v", got)
 	}
 	move(t, s, next, broker.StateRevoked)
-	if got := claim(t, s, "aws", at.Add(24*time.Hour), 1); len(got) != 0 {
+	if got := claim(t, s, provider, at.Add(24*time.Hour), 1); len(got) != 0 {
 		t.Errorf("an ended version: %+v", got)
 	}
 }
@@ -197,14 +202,14 @@ func TestClaimCountsAttempts(t *testing.T) {
 // P11: a row that cannot be read is passed over and logged; the others are claimed.
 func TestClaimWithABadRow(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	provider := name("aws")
 	var log lockedBuffer
-	s := open(t, db, func(c *store.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	list := due(t, s, "aws", 3)
-	if _, err := admin(t, db).Exec(t.Context(), `UPDATE versions SET trace = '{"a": {"b": 1}}' WHERE id = $1`, string(list[0].Version.ID)); err != nil {
+	s := open(t, shared, func(c *store.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	list := due(t, s, provider, 3)
+	if _, err := admin(t, shared).Exec(t.Context(), `UPDATE versions SET trace = '{"a": {"b": 1}}' WHERE id = $1`, string(list[0].Version.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(ids(list[1:]), ids(claim(t, s, "aws", start.Add(time.Minute), 10))); diff != "" {
+	if diff := cmp.Diff(ids(list[1:]), ids(claim(t, s, provider, start.Add(time.Minute), 10))); diff != "" {
 		t.Error(diff)
 	}
 	if !strings.Contains(log.String(), string(list[0].Version.ID)) {
@@ -231,7 +236,7 @@ func (l *lockedBuffer) String() string {
 
 func TestDueProviders(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, own(t))
 	at := func(at time.Time) []string {
 		t.Helper()
 		list, err := s.DueProviders(t.Context(), at)

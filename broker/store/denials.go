@@ -21,6 +21,12 @@ func (s *Store) Denied(ctx context.Context, upstream string, at time.Time) ([]br
 // Locked implements broker.Denials by an advisory lock of the session, on a connection of its own: PostgreSQL frees it
 // when the process dies, and no transaction stays open meanwhile (P10).
 func (s *Store) Locked(ctx context.Context, upstream string, fn func(context.Context) error) error {
+	select { // fn needs connections too: those that wait for locks must not take them all
+	case s.locks <- struct{}{}:
+		defer func() { <-s.locks }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err

@@ -207,12 +207,14 @@ func (s *Store) move(ctx context.Context, w *write, c broker.Credential, from []
 }
 
 // AskIssuingToEnd implements broker.Versions.
-func (s *Store) AskIssuingToEnd(ctx context.Context, id broker.VersionID, cause broker.Cause) error {
-	asked, err := s.q.AskIssuingToEnd(ctx, db.AskIssuingToEndParams{Cause: string(cause), ID: string(id)})
-	if err == nil && asked == 0 {
-		return broker.ErrMoved
-	}
-	return err
+func (s *Store) AskIssuingToEnd(ctx context.Context, id broker.VersionID, cause broker.Cause, e broker.Event) error {
+	return s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
+		asked, err := q.AskIssuingToEnd(ctx, db.AskIssuingToEndParams{Cause: string(cause), ID: string(id)})
+		if err == nil && asked == 0 {
+			err = broker.ErrMoved
+		}
+		return []broker.Event{e}, err
+	})
 }
 
 // Record implements broker.Versions.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 	"github.com/taskpass/taskpass/broker/store"
 )
 
@@ -39,15 +39,19 @@ func hold(t *testing.T, s *store.Store, upstream string) (letGo func() error) {
 	})
 }
 
-// waiting waits until somebody waits for an advisory lock in this database.
-func waiting(t *testing.T, db pgtest.DB) {
+// lockOf finds an upstream's lock in pg_locks, as the store names it.
+const lockOf = `locktype = 'advisory' AND (classid::bigint << 32 | objid::bigint) = hashtextextended('taskpass:' || $1, 0)
+	AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+
+// waiting waits until somebody waits for an upstream's lock.
+func waiting(t *testing.T, upstream string) {
 	t.Helper()
-	super := admin(t, db)
+	super := admin(t, shared)
 	within(t, 20*time.Second, "waiting for a lock", func(ctx context.Context) {
 		for ctx.Err() == nil {
 			var n int
-			if err := super.QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-				AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&n); err != nil || n > 0 {
+			err := super.QueryRow(ctx, "SELECT count(*) FROM pg_locks WHERE NOT granted AND "+lockOf, upstream).Scan(&n)
+			if err != nil || n > 0 {
 				return
 			}
 		}
@@ -57,25 +61,25 @@ func waiting(t *testing.T, db pgtest.DB) {
 // One at a time for an upstream, across replicas; different upstreams do not wait for each other.
 func TestLocked(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	one, other := open(t, db), open(t, db)
-	letGo := hold(t, one, "role-a")
+	one, other := open(t, shared), open(t, shared)
+	roleA, roleB := name("role-a"), name("role-b")
+	letGo := hold(t, one, roleA)
 	within(t, 20*time.Second, "another upstream", func(ctx context.Context) {
-		if err := other.Locked(ctx, "role-b", func(context.Context) error { return nil }); err != nil {
+		if err := other.Locked(ctx, roleB, func(context.Context) error { return nil }); err != nil {
 			t.Error(err)
 		}
 	})
 	var free atomic.Bool
 	done := make(chan error, 1)
 	go func() {
-		done <- other.Locked(t.Context(), "role-a", func(context.Context) error {
+		done <- other.Locked(t.Context(), roleA, func(context.Context) error {
 			if !free.Load() {
 				t.Error("two hold the same lock")
 			}
 			return nil
 		})
 	}()
-	waiting(t, db)
+	waiting(t, roleA)
 	free.Store(true)
 	if err := letGo(); err != nil {
 		t.Error(err)
@@ -88,7 +92,7 @@ func TestLocked(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
-			err := []*store.Store{one, other}[i%2].Locked(t.Context(), "role-a", func(context.Context) error {
+			err := []*store.Store{one, other}[i%2].Locked(t.Context(), roleA, func(context.Context) error {
 				if n := inside.Add(1); n > most.Load() {
 					most.Store(n)
 				}
@@ -109,26 +113,25 @@ func TestLocked(t *testing.T) {
 // The lock is free when its work fails, panics, or is given up while waiting.
 func TestLockIsAlwaysFreed(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, other := open(t, db), open(t, db)
+	s, other, u := open(t, shared), open(t, shared), name("role")
 	failure := errors.New("failed")
-	if err := s.Locked(t.Context(), "u", func(context.Context) error { return failure }); !errors.Is(err, failure) {
+	if err := s.Locked(t.Context(), u, func(context.Context) error { return failure }); !errors.Is(err, failure) {
 		t.Errorf("%v", err)
 	}
 	func() {
 		defer func() { _ = recover() }()
-		_ = s.Locked(t.Context(), "u", func(context.Context) error { panic("planned") })
+		_ = s.Locked(t.Context(), u, func(context.Context) error { panic("planned") })
 	}()
-	letGo := hold(t, s, "u")
+	letGo := hold(t, s, u)
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- other.Locked(ctx, "u", func(context.Context) error {
+		done <- other.Locked(ctx, u, func(context.Context) error {
 			t.Error("locked twice")
 			return nil
 		})
 	}()
-	waiting(t, db)
+	waiting(t, u)
 	leave()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("gave up: %v", err)
@@ -137,7 +140,7 @@ func TestLockIsAlwaysFreed(t *testing.T) {
 		t.Error(err)
 	}
 	within(t, 20*time.Second, "locking again", func(ctx context.Context) {
-		if err := other.Locked(ctx, "u", func(context.Context) error { return nil }); err != nil {
+		if err := other.Locked(ctx, u, func(context.Context) error { return nil }); err != nil {
 			t.Error(err)
 		}
 	})
@@ -146,14 +149,12 @@ func TestLockIsAlwaysFreed(t *testing.T) {
 // A process that dies takes its lock with it.
 func TestLockDiesWithItsConnection(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	one, other := open(t, db), open(t, db)
-	letGo := hold(t, one, "u")
+	one, other, u := open(t, shared), open(t, shared), name("role")
+	letGo := hold(t, one, u)
 	done := make(chan error, 1)
-	go func() { done <- other.Locked(t.Context(), "u", func(context.Context) error { return nil }) }()
-	waiting(t, db)
-	_, err := admin(t, db).Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
-		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	go func() { done <- other.Locked(t.Context(), u, func(context.Context) error { return nil }) }()
+	waiting(t, u)
+	_, err := admin(t, shared).Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE granted AND "+lockOf, u)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func TestLockDiesWithItsConnection(t *testing.T) {
 	}
 	_ = letGo()
 	// The store goes on with another connection.
-	if err := one.Locked(t.Context(), "u", func(context.Context) error { return nil }); err != nil {
+	if err := one.Locked(t.Context(), u, func(context.Context) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }
@@ -175,12 +176,23 @@ func TestLockDiesWithItsConnection(t *testing.T) {
 // P10: no transaction is open while the lock is held.
 func TestLockHoldsNoTransaction(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s := open(t, db)
-	super := admin(t, db)
-	err := s.Locked(t.Context(), "u", func(context.Context) error {
-		if n := read[int](t, super, "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = $2 AND xact_start IS NOT NULL", db.Name, login); n != 0 {
-			t.Errorf("%d transactions are open", n)
+	app := name("app")
+	s := open(t, shared, func(c *store.Config) {
+		u, err := url.Parse(c.URL.Reveal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := u.Query()
+		q.Set("application_name", app)
+		u.RawQuery = q.Encode()
+		c.URL = broker.NewSecret(u.String())
+	})
+	super := admin(t, shared)
+	err := s.Locked(t.Context(), name("role"), func(context.Context) error {
+		sessions := read[int](t, super, "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", app)
+		open := read[int](t, super, "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND xact_start IS NOT NULL", app)
+		if sessions == 0 || open != 0 {
+			t.Errorf("%d transactions are open in %d sessions", open, sessions)
 		}
 		return nil
 	})
@@ -193,12 +205,12 @@ func TestLockHoldsNoTransaction(t *testing.T) {
 // anybody else of connections. Here each waits for all others before it reads.
 func TestLocksStarveNobody(t *testing.T) {
 	t.Parallel()
-	s := open(t, pgtest.New(t), func(c *store.Config) { c.MaxConns = 4 })
+	s := open(t, shared, func(c *store.Config) { c.MaxConns = 4 })
 	within(t, 5*time.Second, "8 upstreams' locks on 4 connections", func(ctx context.Context) {
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {
-				upstream := fmt.Sprintf("role-%d", i)
+				upstream := name(fmt.Sprintf("role-%d", i))
 				err := s.Locked(ctx, upstream, func(ctx context.Context) error {
 					for range 20 {
 						if _, err := s.Denied(ctx, upstream, start); err != nil {
@@ -219,15 +231,15 @@ func TestLocksStarveNobody(t *testing.T) {
 // P11: one slow upstream's lock, for which many wait, holds up nobody who writes.
 func TestWaitersHoldUpNoWrites(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, other := open(t, db, func(c *store.Config) { c.MaxConns = 4 }), open(t, db)
-	letGo := hold(t, other, "slow")
+	s, other := open(t, shared, func(c *store.Config) { c.MaxConns = 4 }), open(t, shared)
+	slow := name("slow")
+	letGo := hold(t, other, slow)
 	ctx, leave := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 8 {
-		wg.Go(func() { _ = s.Locked(ctx, "slow", func(context.Context) error { return nil }) })
+		wg.Go(func() { _ = s.Locked(ctx, slow, func(context.Context) error { return nil }) })
 	}
-	waiting(t, db)
+	waiting(t, slow)
 	within(t, 5*time.Second, "a write while 8 wait for a lock on 4 connections", func(ctx context.Context) {
 		c := credential()
 		if err := s.Begin(ctx, intent([]broker.Event{event(broker.EventIntended, c)}, c)); err != nil {
@@ -243,24 +255,26 @@ func TestWaitersHoldUpNoWrites(t *testing.T) {
 
 func TestDenied(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, super := open(t, db), admin(t, db)
+	s, super := open(t, shared), admin(t, shared)
+	u := name("role")
 	var want []broker.VersionID
 	for _, is := range broker.States() {
-		c := put(t, super, credential(), is)
+		c := credential()
+		c.Version.Upstream = u
+		c = put(t, super, c, is)
 		if is == broker.StateRevoking || is == broker.StateStuck || is == broker.StateRevoked {
 			want = append(want, c.Version.ID)
 		}
 	}
 	slices.Sort(want)
-	end := read[time.Time](t, super, "SELECT max(expires_at) FROM versions")
-	first := read[time.Time](t, super, "SELECT min(expires_at) FROM versions")
+	end := read[time.Time](t, super, "SELECT max(expires_at) FROM versions WHERE upstream = $1", u)
+	first := read[time.Time](t, super, "SELECT min(expires_at) FROM versions WHERE upstream = $1", u)
 	for _, c := range []struct {
 		upstream string
 		at       time.Time
 		want     []broker.VersionID
 	}{
-		{"u", first.Add(-time.Second), want}, {"u", end, nil}, {"v", first.Add(-time.Second), nil},
+		{u, first.Add(-time.Second), want}, {u, end, nil}, {name("role"), first.Add(-time.Second), nil},
 	} {
 		got, err := s.Denied(t.Context(), c.upstream, c.at)
 		if err != nil {

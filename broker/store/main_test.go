@@ -22,29 +22,83 @@ import (
 // login is the service's account in the tests' databases.
 const login = "taskpass_store_test"
 
+// database is where a test works.
+type database struct{ name, admin, service string }
+
+// shared is for tests that look at rows of their own only: a copy for each test would take most of the time.
+var shared database
+
+// own is a copy of the migrated template, for tests that look at everything or break things.
+func own(t testing.TB) database {
+	t.Helper()
+	db := pgtest.New(t)
+	return database{db.Name, db.AdminURL, db.URL(login)}
+}
+
 func TestMain(m *testing.M) {
+	var dropShared func() error
 	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
 		u, err := url.Parse(adminURL)
 		if err != nil {
 			return err
 		}
-		password, _ := u.User.Password()
-		return migrations.Up(ctx, adminURL, migrations.Login{Name: login, Password: broker.NewSecret(password)})
+		password, given := u.User.Password()
+		l := migrations.Login{Name: login, Password: broker.NewSecret(password)}
+		if err := migrations.Up(ctx, adminURL, l); err != nil {
+			return err
+		}
+		shared.name = "shared_" + string(broker.NewVersionID())
+		if err := exec(ctx, u, "CREATE DATABASE "+shared.name); err != nil {
+			return err
+		}
+		if os.Getenv("TASKPASS_TEST_DATABASE_URL") != "" { // a server that outlives us
+			template := *u
+			dropShared = func() error {
+				return exec(context.Background(), &template, "DROP DATABASE "+shared.name+" WITH (FORCE)")
+			}
+		}
+		u.Path = "/" + shared.name
+		shared.admin = u.String()
+		if err := migrations.Up(ctx, shared.admin, l); err != nil {
+			return err
+		}
+		if u.User = url.User(login); given {
+			u.User = url.UserPassword(login, password)
+		}
+		shared.service = u.String()
+		return nil
 	})
-	if err := goleak.Find(); err != nil && code == 0 {
+	var err error
+	if dropShared != nil {
+		err = dropShared()
+	}
+	if err = errors.Join(err, goleak.Find()); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
 }
 
+// exec runs one statement in the server's own database.
+func exec(ctx context.Context, at *url.URL, statement string) error {
+	u := *at
+	u.Path = "/postgres"
+	conn, err := pgx.Connect(ctx, u.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, statement)
+	return err
+}
+
 // start is the tests' present. It is a whole microsecond, which is what PostgreSQL keeps.
 var start = time.Now().UTC().Truncate(time.Microsecond)
 
 // open is a replica's store on a database.
-func open(t testing.TB, db pgtest.DB, edit ...func(*store.Config)) *store.Store {
+func open(t testing.TB, db database, edit ...func(*store.Config)) *store.Store {
 	t.Helper()
-	cfg := store.Config{URL: broker.NewSecret(db.URL(login)), MaxConns: 6}
+	cfg := store.Config{URL: broker.NewSecret(db.service), MaxConns: 6}
 	for _, e := range edit {
 		e(&cfg)
 	}
@@ -56,15 +110,10 @@ func open(t testing.TB, db pgtest.DB, edit ...func(*store.Config)) *store.Store 
 	return s
 }
 
-func fresh(t testing.TB) *store.Store {
-	t.Helper()
-	return open(t, pgtest.New(t))
-}
-
 // admin connects as the superuser, past all rights.
-func admin(t testing.TB, db pgtest.DB) *pgx.Conn {
+func admin(t testing.TB, db database) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), db.AdminURL)
+	conn, err := pgx.Connect(t.Context(), db.admin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +138,7 @@ func read[T any](t testing.TB, q querier, sql string, args ...any) T {
 func credential() broker.Credential {
 	id := string(broker.NewVersionID())
 	return broker.Credential{
-		ID: broker.NewCredentialID(), TaskID: "task-" + id, AgentID: "agent-" + id, Profile: "s3", Provider: "aws",
+		ID: broker.NewCredentialID(), TaskID: "task-" + id, AgentID: "agent-" + id, Profile: "s3", Provider: "aws-" + id,
 		Caller: "orchestrator", Requested: []string{"read", "read"}, Scopes: []string{"read"},
 		Metadata: map[string]string{"k": "v"}, TTL: time.Hour, CreatedAt: start,
 		Version: broker.Version{

@@ -243,7 +243,8 @@ UPDATE tasks SET due_at = NULL WHERE caller = @caller AND id = @id;
 SELECT sqlc.embed(credentials), sqlc.embed(versions)
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.task_id = @task_id AND credentials.caller = @caller AND versions.due_at IS NOT NULL
-ORDER BY credentials.id, versions.number LIMIT @max_rows;
+  AND versions.id > @after
+ORDER BY versions.id LIMIT @max_rows;
 
 -- name: AddTicket :exec
 INSERT INTO tickets (sha256, credential_id, version_id, sealed, expires_at)

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 	"github.com/taskpass/taskpass/broker/store"
 	"github.com/taskpass/taskpass/migrations"
 )
@@ -23,8 +22,7 @@ var forgettable = []string{"idempotency", "live_counts", "task_tokens"}
 // P4: the service's role adds to the record. It cannot alter or delete an event, by whatever name it calls the table.
 func TestServiceRewritesNothing(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s := open(t, db)
+	s := open(t, shared)
 	c := begin(t, s, credential())
 	rows, err := s.Pool().Query(t.Context(), `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1`)
 	if err != nil {
@@ -80,7 +78,7 @@ func TestServiceRewritesNothing(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := own(t)
 	super := admin(t, db)
 	latest, err := migrations.Latest()
 	if err != nil {
@@ -95,6 +93,7 @@ func TestCheck(t *testing.T) {
 		defer s.Close()
 		return s.Check(t.Context(), version)
 	}
+	as := func(name string) string { return strings.Replace(db.service, login, name, 1) }
 	said := func(what string, err error, want string) {
 		t.Helper()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -113,35 +112,35 @@ func TestCheck(t *testing.T) {
 		return name
 	}
 
-	said("as it should be", check(db.URL(login), latest), "")
-	said("a newer schema: the next build is being rolled out", check(db.URL(login), latest-1), "")
-	said("an older schema", check(db.URL(login), latest+1), "older than this build")
-	said("the superuser", check(db.AdminURL, latest), "may alter or delete audit events")
+	said("as it should be", check(db.service, latest), "")
+	said("a newer schema: the next build is being rolled out", check(db.service, latest-1), "")
+	said("an older schema", check(db.service, latest+1), "older than this build")
+	said("the superuser", check(db.admin, latest), "may alter or delete audit events")
 	owner := account("owner", "GRANT "+migrations.OwnerRole+" TO NAME")
-	said("one of the owner's", check(db.URL(owner), latest), "may alter or delete audit events")
+	said("one of the owner's", check(as(owner), latest), "may alter or delete audit events")
 	for _, right := range []string{"UPDATE", "DELETE", "TRUNCATE"} {
 		more := account("more", "GRANT "+migrations.ServiceRole+" TO NAME", "GRANT "+right+" ON events TO NAME")
-		said("a service that may "+right, check(db.URL(more), latest), "may alter or delete audit events")
+		said("a service that may "+right, check(as(more), latest), "may alter or delete audit events")
 	}
 	column := account("column", "GRANT "+migrations.ServiceRole+" TO NAME", "GRANT UPDATE (body) ON events TO NAME")
-	said("a service that may UPDATE one column", check(db.URL(column), latest), "may alter or delete audit events")
-	said("a stranger", check(db.URL(account("stranger")), latest), "not a member of taskpass_service")
+	said("a service that may UPDATE one column", check(as(column), latest), "may alter or delete audit events")
+	said("a stranger", check(as(account("stranger")), latest), "not a member of taskpass_service")
 
 	name := "empty_" + string(broker.NewVersionID())
 	if _, err := super.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { asAdmin(t, db, "DROP DATABASE "+name+" WITH (FORCE)") })
-	said("an empty database", check(strings.Replace(db.AdminURL, db.Name, name, 1), latest), "run `taskpass migrate`")
-	said("no database", check(strings.Replace(db.URL(login), db.Name, "nowhere", 1), latest), "cannot be asked")
+	said("an empty database", check(strings.Replace(db.admin, db.name, name, 1), latest), "run `taskpass migrate`")
+	said("no database", check(strings.Replace(db.service, db.name, "nowhere", 1), latest), "cannot be asked")
 }
 
 // asAdmin cleans up behind a test, whose context has ended.
-func asAdmin(t testing.TB, db pgtest.DB, statements ...string) {
+func asAdmin(t testing.TB, db database, statements ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, db.AdminURL)
+	conn, err := pgx.Connect(ctx, db.admin)
 	if err != nil {
 		t.Error(err)
 		return
@@ -179,7 +178,7 @@ func TestOpenKeepsThePassword(t *testing.T) {
 // What a session of the store's is like: nothing of it can hang for ever.
 func TestSessionsHaveLimits(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	got := map[string]string{}
 	for _, name := range []string{"statement_timeout", "idle_in_transaction_session_timeout", "TimeZone", "application_name"} {
 		got[name] = read[string](t, s.Pool(), "SELECT current_setting($1)", name)
@@ -192,7 +191,7 @@ func TestSessionsHaveLimits(t *testing.T) {
 
 func TestPartitionsByTheService(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	for range 2 {
 		if err := s.EnsurePartitions(t.Context()); err != nil {
 			t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 )
 
 // put writes a version in a state without asking the diagram, as the superuser.
@@ -18,7 +17,7 @@ func put(t testing.TB, conn *pgx.Conn, c broker.Credential, state broker.State) 
 	c = into(c, state)
 	columns := columnsOf(state)
 	names, values := []string{"id", "credential_id", "number", "provider", "state", "issued_at", "expires_at", "self_expires", "upstream"},
-		[]string{"$1", "$2", "1", "'aws'", "'" + string(state) + "'", "now()", "now() + interval '1 hour'", "true", "'u'"}
+		[]string{"$1", "$2", "1", "'aws'", "'" + string(state) + "'", "now()", "now() + interval '1 hour'", "true", "$3"}
 	for name, value := range columns {
 		names, values = append(names, name), append(values, value)
 	}
@@ -28,7 +27,7 @@ func put(t testing.TB, conn *pgx.Conn, c broker.Credential, state broker.State) 
 	}{
 		{`INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms, created_at)
 			VALUES ($1, 'orchestrator', $2, $3, 's3', 'aws', '{}', '{}', '{}', 1, now())`, []any{string(c.ID), c.TaskID, c.AgentID}},
-		{"INSERT INTO versions (" + strings.Join(names, ", ") + ") VALUES (" + strings.Join(values, ", ") + ")", []any{string(c.Version.ID), string(c.ID)}},
+		{"INSERT INTO versions (" + strings.Join(names, ", ") + ") VALUES (" + strings.Join(values, ", ") + ")", []any{string(c.Version.ID), string(c.ID), c.Version.Upstream}},
 	} {
 		if _, err := conn.Exec(t.Context(), statement.sql, statement.args...); err != nil {
 			t.Fatalf("%s: %v", statement.sql, err)
@@ -59,8 +58,7 @@ func columnsOf(s broker.State) map[string]string {
 // with a statement of its own, and by Move.
 func TestDiagram(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, super := open(t, db), admin(t, db)
+	s, super := open(t, shared), admin(t, shared)
 	for _, from := range broker.States() {
 		for _, to := range broker.States() {
 			legal := from == to || slices.Contains(from.Next(), to)
@@ -92,8 +90,7 @@ func TestDiagram(t *testing.T) {
 // Move is for who has seen the version as it is.
 func TestMoveIsGuarded(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, super := open(t, db), admin(t, db)
+	s, super := open(t, shared), admin(t, shared)
 	for _, is := range broker.States() {
 		for _, to := range is.Next() {
 			for _, from := range [][]broker.State{nil, others(is)} {
@@ -121,8 +118,7 @@ func others(s broker.State) []broker.State {
 // What a row may not be, whoever writes it.
 func TestConstraints(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s, super := open(t, db), admin(t, db)
+	s, super := open(t, shared), admin(t, shared)
 	for _, c := range []struct {
 		constraint string
 		state      broker.State
@@ -163,7 +159,7 @@ func TestConstraints(t *testing.T) {
 // A move that breaks another rule than the diagram's is no ErrMoved: that would hide a fault of ours.
 func TestMoveTellsFaultsFromRaces(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	c := begin(t, s, credential())
 	next := into(c, broker.StateActive)
 	for what, do := range map[string]func() error{
@@ -188,8 +184,7 @@ func TestMoveTellsFaultsFromRaces(t *testing.T) {
 // Of many who move the same version at once, one does.
 func TestMoveByMany(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	one, other := open(t, db), open(t, db)
+	one, other := open(t, shared), open(t, shared)
 	c := activate(t, one, begin(t, one, credential()))
 	next := into(c, broker.StateRevoking)
 	errs := make(chan error, 20)
@@ -219,7 +214,7 @@ func TestMoveByMany(t *testing.T) {
 // A secret is stored while the version lives and wiped with its end.
 func TestSealedIsWiped(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	for _, ways := range [][]broker.State{
 		{broker.StateExpired}, {broker.StateRevoking, broker.StateRevoked}, {broker.StateRevoking, broker.StateExpired},
 		{broker.StateRevoking, broker.StateStuck, broker.StateRevoked}, {broker.StateRevoking, broker.StateStuck, broker.StateExpired},

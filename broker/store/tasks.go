@@ -49,8 +49,10 @@ func (s *Store) EndTask(ctx context.Context, t broker.Task, due time.Time, event
 }
 
 // AliveOf implements broker.Tasks.
-func (s *Store) AliveOf(ctx context.Context, t broker.Task, limit int) ([]broker.Credential, error) {
-	rows, err := s.q.AliveOfTask(ctx, db.AliveOfTaskParams{Caller: t.Caller, TaskID: t.ID, MaxRows: int32(limit)}) //nolint:gosec // a small constant
+func (s *Store) AliveOf(ctx context.Context, t broker.Task, after broker.VersionID, limit int) ([]broker.Credential, error) {
+	rows, err := s.q.AliveOfTask(ctx, db.AliveOfTaskParams{
+		Caller: t.Caller, TaskID: t.ID, After: string(after), MaxRows: int32(limit), //nolint:gosec // a small constant
+	})
 	list := make([]broker.Credential, len(rows))
 	for i, row := range rows {
 		c, rowErr := toCredential(row.Credential, row.Version)

@@ -34,7 +34,7 @@ func add(t testing.TB, s *store.Store, tk broker.Token, sum []byte) {
 
 func TestTokens(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, own(t))
 	if list, err := s.Tokens(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("none yet: %v, %v", list, err)
 	}
@@ -92,7 +92,7 @@ func TestTokens(t *testing.T) {
 // A caller has one role. What cannot be is not on the record either.
 func TestTokenRefusals(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, own(t))
 	one, sum := token("alice", broker.RoleOrchestrator, 0)
 	add(t, s, one, sum)
 	other, otherSum := token("alice", broker.RoleOperator, 1)
@@ -134,7 +134,7 @@ func TestTokenRefusals(t *testing.T) {
 // Many first tokens of one caller at once, of two roles: one role wins.
 func TestTokensByMany(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, own(t))
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {

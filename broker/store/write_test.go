@@ -12,13 +12,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 	"github.com/taskpass/taskpass/broker/store"
 )
 
 func TestCredentialRoundTrip(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	want := begin(t, s, credential())
 	same := func(when string) {
 		t.Helper()
@@ -51,7 +50,7 @@ func TestCredentialRoundTrip(t *testing.T) {
 // P4: state and event commit together. What PostgreSQL refuses of an event takes the state with it.
 func TestStateAndEventAreOne(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 
 	c := credential()
 	good := event(broker.EventIntended, c)
@@ -97,7 +96,7 @@ func TestStateAndEventAreOne(t *testing.T) {
 // The events of one write share its transaction's number, in their order.
 func TestEventsBearTheirTransaction(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	c := credential()
 	kinds := []broker.EventType{broker.EventIntended, broker.EventRefused, broker.EventAuditRead}
 	var list []broker.Event
@@ -107,10 +106,10 @@ func TestEventsBearTheirTransaction(t *testing.T) {
 	if err := s.Record(t.Context(), list...); err != nil {
 		t.Fatal(err)
 	}
-	if n := read[int](t, s.Pool(), "SELECT count(DISTINCT xid) FROM events"); n != 1 {
+	if n := read[int](t, s.Pool(), "SELECT count(DISTINCT xid) FROM events WHERE credential_id = $1", string(c.ID)); n != 1 {
 		t.Errorf("%d transactions", n)
 	}
-	got := read[[]string](t, s.Pool(), "SELECT array_agg(type ORDER BY seq) FROM events")
+	got := read[[]string](t, s.Pool(), "SELECT array_agg(type ORDER BY seq) FROM events WHERE credential_id = $1", string(c.ID))
 	if diff := cmp.Diff([]string{"credential.intended", "credential.refused", "audit.read"}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -122,8 +121,7 @@ func TestEventsBearTheirTransaction(t *testing.T) {
 // P11: of many writes that share a commit only the bad ones fail.
 func TestBadWriteFailsAlone(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s := open(t, db, func(c *store.Config) { c.MaxConns = 2 })
+	s := open(t, shared, func(c *store.Config) { c.MaxConns = 2 })
 	const many = 120
 	list, errs := make([]broker.Credential, many), make([]error, many)
 	for i := range list {
@@ -175,14 +173,16 @@ func together(t *testing.T, s *store.Store, start func(*sync.WaitGroup)) {
 // Writes that wait at the same moment share a commit.
 func TestWritesShareCommits(t *testing.T) {
 	t.Parallel()
-	s := open(t, pgtest.New(t), func(c *store.Config) { c.MaxConns = 2 })
+	s := open(t, shared, func(c *store.Config) { c.MaxConns = 2 })
 	const many = 200
+	profile := "shares-" + string(broker.NewVersionID())
 	together(t, s, func(wg *sync.WaitGroup) {
 		var begun sync.WaitGroup
 		begun.Add(many)
 		for range many {
 			wg.Go(func() {
 				c := credential()
+				c.Profile = profile
 				begun.Done()
 				if err := s.Begin(t.Context(), intent([]broker.Event{event(broker.EventIntended, c)}, c)); err != nil {
 					t.Error(err)
@@ -191,7 +191,8 @@ func TestWritesShareCommits(t *testing.T) {
 		}
 		begun.Wait()
 	})
-	rows, commits := read[int](t, s.Pool(), "SELECT count(*) FROM events"), read[int](t, s.Pool(), "SELECT count(DISTINCT xid) FROM events")
+	rows := read[int](t, s.Pool(), "SELECT count(*) FROM events WHERE profile = $1", profile)
+	commits := read[int](t, s.Pool(), "SELECT count(DISTINCT xid) FROM events WHERE profile = $1", profile)
 	if rows != many || commits > many/4 {
 		t.Errorf("%d writes in %d transactions", rows, commits)
 	}
@@ -200,7 +201,7 @@ func TestWritesShareCommits(t *testing.T) {
 // A caller that goes away leaves the others' writes alone, and learns that its own may have been made.
 func TestWriterWhoLeaves(t *testing.T) {
 	t.Parallel()
-	s := open(t, pgtest.New(t), func(c *store.Config) { c.MaxConns = 2 })
+	s := open(t, shared, func(c *store.Config) { c.MaxConns = 2 })
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	together(t, s, func(wg *sync.WaitGroup) {
@@ -222,11 +223,11 @@ func TestWriterWhoLeaves(t *testing.T) {
 // A connection that dies fails the writes that were on it, in doubt; the store goes on.
 func TestConnectionDies(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
+	db := own(t)
 	s, super := open(t, db), admin(t, db)
 	for range 3 {
 		begin(t, s, credential())
-		if _, err := super.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = $2", db.Name, login); err != nil {
+		if _, err := super.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = $2", db.name, login); err != nil {
 			t.Fatal(err)
 		}
 		within(t, 20*time.Second, "writing again", func(ctx context.Context) {
@@ -243,7 +244,7 @@ func TestConnectionDies(t *testing.T) {
 // After Close nothing is written, and nobody waits for it.
 func TestClosed(t *testing.T) {
 	t.Parallel()
-	s := fresh(t)
+	s := open(t, shared)
 	begin(t, s, credential())
 	s.Close()
 	within(t, 3*time.Second, "writing after Close", func(ctx context.Context) {
@@ -258,14 +259,14 @@ func TestClosed(t *testing.T) {
 // Close finishes what was begun.
 func TestCloseFinishes(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	s := open(t, db)
+	s, caller := open(t, shared), "closes-"+string(broker.NewVersionID())
 	errs := make(chan error, 60)
 	var begun sync.WaitGroup
 	begun.Add(cap(errs))
 	for range cap(errs) {
 		go func() {
 			c := credential()
+			c.Caller = caller
 			begun.Done()
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
@@ -280,7 +281,7 @@ func TestCloseFinishes(t *testing.T) {
 			acknowledged++
 		}
 	}
-	if n := read[int](t, admin(t, db), "SELECT count(*) FROM credentials"); n < acknowledged {
+	if n := read[int](t, admin(t, shared), "SELECT count(*) FROM credentials WHERE caller = $1", caller); n < acknowledged {
 		t.Errorf("%d writes were acknowledged, %d are there", acknowledged, n)
 	}
 }
@@ -288,13 +289,12 @@ func TestCloseFinishes(t *testing.T) {
 // Limits are exact, however many begin at once on however many replicas.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t)
-	replicas := []*store.Store{open(t, db), open(t, db)}
+	replicas := []*store.Store{open(t, shared), open(t, shared)}
 	task := credential()
 	limits := broker.Limits{PerTask: 10, PerAgent: 1000, PerProfile: 1000, PerCaller: 1000}
 	try := func(s *store.Store) (broker.Credential, error) {
 		c := credential()
-		c.TaskID = task.TaskID
+		c.TaskID, c.Profile, c.Caller = task.TaskID, task.TaskID, task.TaskID
 		return c, s.Begin(t.Context(), broker.Intent{Credentials: []broker.Credential{c}, Events: []broker.Event{event(broker.EventIntended, c)}, Limits: limits})
 	}
 	var mu sync.Mutex

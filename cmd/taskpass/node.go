@@ -167,7 +167,7 @@ func (n *node) keepPartitions(ctx context.Context) {
 	}
 }
 
-// reload puts the profiles of a new file into force, all or none. What the process was started with (addresses, the
+// reload puts the profiles and limits of a new file into force, all or none. What the process was started with (addresses, the
 // database, TLS) stays as it is.
 func (n *node) reload(ctx context.Context, file *config.File) error {
 	profiles, err := file.Open(ctx, n.deps())
@@ -177,6 +177,7 @@ func (n *node) reload(ctx context.Context, file *config.File) error {
 	if err := n.broker.SetProfiles(profiles); err != nil {
 		return err
 	}
+	n.broker.SetLimits(file.Limits.Broker())
 	if err := n.broker.ConfigLoaded(ctx, file.Fingerprint()); err != nil {
 		return errors.Join(errors.New("the new profiles are in force, but that is not on the audit record"), err)
 	}

@@ -174,12 +174,14 @@ const AliveOfTask = `-- name: AliveOfTask :many
 SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.task_id = $1 AND credentials.caller = $2 AND versions.due_at IS NOT NULL
-ORDER BY credentials.id, versions.number LIMIT $3
+  AND versions.id > $3
+ORDER BY versions.id LIMIT $4
 `
 
 type AliveOfTaskParams struct {
 	TaskID  string
 	Caller  string
+	After   string
 	MaxRows int32
 }
 
@@ -189,7 +191,12 @@ type AliveOfTaskRow struct {
 }
 
 func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]AliveOfTaskRow, error) {
-	rows, err := q.db.Query(ctx, AliveOfTask, arg.TaskID, arg.Caller, arg.MaxRows)
+	rows, err := q.db.Query(ctx, AliveOfTask,
+		arg.TaskID,
+		arg.Caller,
+		arg.After,
+		arg.MaxRows,
+	)
 	if err != nil {
 		return nil, err
 	}
