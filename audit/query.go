@@ -66,7 +66,7 @@ func (l *Log) Find(ctx context.Context, q Query) (Page, error) {
 		}
 		return nil
 	})
-	if err == nil && rows.CommandTag().RowsAffected() <= int64(q.Limit) {
+	if err == nil && !q.OldestFirst && rows.CommandTag().RowsAffected() <= int64(q.Limit) {
 		p.Next = ""
 	}
 	return p, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -177,11 +176,11 @@ func (b *Broker) decide(caller Caller, r Request) (Profile, Grant, error) {
 func (r Request) check() []Fault {
 	var faults []Fault
 	for pointer, id := range map[string]string{"/task_id": r.TaskID, "/agent_id": r.AgentID} {
-		if !ValidID(id) {
+		if idOrEmpty(id) == "" {
 			faults = append(faults, Fault{pointer, "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
 		}
 	}
-	if r.ParentTaskID != "" && (!ValidID(r.ParentTaskID) || r.ParentTaskID == r.TaskID) {
+	if r.ParentTaskID != "" && (idOrEmpty(r.ParentTaskID) == "" || r.ParentTaskID == r.TaskID) {
 		faults = append(faults, Fault{"/parent_task_id", "is not another task's id"})
 	}
 	if len(r.Scopes) == 0 {
@@ -210,12 +209,7 @@ func (b *Broker) refuse(ctx context.Context, caller Caller, r Request, e *Error)
 
 // idOrEmpty passes what has an id's form and is not one of our own tokens, put into the wrong field.
 func idOrEmpty(s string) string {
-	for _, p := range []Prefix{PrefixCaller, PrefixTask, PrefixTicket} {
-		if strings.HasPrefix(s, string(p)) {
-			return ""
-		}
-	}
-	if !ValidID(s) {
+	if !ValidID(s) || IsToken(s) {
 		return ""
 	}
 	return s

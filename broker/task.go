@@ -66,7 +66,7 @@ func CheckMetadata(m map[string]string) []Fault {
 		if !ValidID(k) || len(k) > MaxMetadataKey {
 			faults = append(faults, Fault{"/metadata", "has a key that is not 1-64 of A-Z a-z 0-9 . _ : @ -"})
 		} else if len(v) > MaxMetadataValue || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
-			faults = append(faults, Fault{"/metadata/" + k, "is not at most 256 bytes of text without control characters"})
+			faults = append(faults, Fault{"/metadata", "is not at most 256 bytes of text without control characters"})
 		}
 	}
 	return faults

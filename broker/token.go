@@ -43,6 +43,16 @@ func WellFormed(p Prefix, s string) bool {
 	return checksum(body) == s[len(body):]
 }
 
+// IsToken tells whether s looks like one of our own tokens, put where a name belongs.
+func IsToken(s string) bool {
+	for _, p := range []Prefix{PrefixCaller, PrefixTask, PrefixTicket} {
+		if strings.HasPrefix(s, string(p)) {
+			return true
+		}
+	}
+	return false
+}
+
 // HashToken is what is kept of a token. It has 176 random bits, so the hash needs no salt.
 func HashToken(token string) []byte {
 	sum := sha256.Sum256([]byte(token))

@@ -490,7 +490,7 @@ type Revocation struct {
 	// Basis How that is known.
 	Basis string `json:"basis,omitempty,omitzero"`
 
-	// EffectiveAt From when on it holds
+	// EffectiveAt From when on it holds, lag included.
 	EffectiveAt time.Time `json:"effective_at,omitempty,omitzero"`
 
 	// LagSeconds The longest use that the upstream may still allow afterwards.

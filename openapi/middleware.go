@@ -31,7 +31,7 @@ func callerOf(ctx context.Context) *broker.Caller {
 func identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get("X-Request-Id")
-		if !broker.ValidID(id) {
+		if !broker.ValidID(id) || broker.IsToken(id) {
 			id = uuid.NewString()
 		}
 		w.Header().Set("X-Request-Id", id)
@@ -56,7 +56,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 				s.Requests(route, r.Method, ww.Status(), took)
 			}
 			caller := callerOf(r.Context())
-			s.Logger.InfoContext(r.Context(), "request", "method", r.Method, "route", route, "status", ww.Status(),
+			s.Logger.InfoContext(r.Context(), "request", "method", known(r.Method), "route", route, "status", ww.Status(),
 				"ms", took.Milliseconds(), "bytes", ww.BytesWritten(), "request_id", caller.RequestID, "caller", caller.Name)
 		}()
 		next.ServeHTTP(ww, r)
@@ -131,4 +131,14 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 		*caller = found
 		next.ServeHTTP(w, r)
 	})
+}
+
+// known is a method of HTTP's own; any other may be anything.
+func known(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
+		http.MethodTrace, http.MethodConnect:
+		return method
+	}
+	return "other"
 }

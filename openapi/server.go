@@ -98,7 +98,11 @@ func (s *server) badRequest(w http.ResponseWriter, r *http.Request, err error) {
 		s.problem(w, r, tooLarge())
 		return
 	}
-	s.problem(w, r, invalid(broker.Fault{Pointer: "", Reason: "cannot be read"}))
+	pointer := ""
+	if e, ok := errors.AsType[*InvalidParamFormatError](err); ok {
+		pointer = "/query/" + e.ParamName
+	}
+	s.problem(w, r, invalid(broker.Fault{Pointer: pointer, Reason: "cannot be read"}))
 }
 
 func tooLarge() *broker.Error {

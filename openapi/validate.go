@@ -1,9 +1,13 @@
 package openapi
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -35,6 +39,10 @@ func (s *server) validate(next http.Handler) http.Handler {
 			params[key] = found.Values[i]
 		}
 		path, item, operation := s.operation(r)
+		if err := errors.Join(wholeJSON(r), onlyKnown(r, item, operation)); err != nil {
+			s.problem(w, r, err)
+			return
+		}
 		err := openapi3filter.ValidateRequest(r.Context(), &openapi3filter.RequestValidationInput{
 			Request: r, PathParams: params, Options: validation,
 			Route: &routers.Route{Spec: s.spec, Path: path, PathItem: item, Method: r.Method, Operation: operation},
@@ -88,6 +96,9 @@ func pointer(e *openapi3.SchemaError) string {
 	if len(path) == 0 {
 		return ""
 	}
+	if i := slices.Index(path, "metadata"); i >= 0 {
+		path = path[:i+1] // what follows is the client's own word
+	}
 	return "/" + strings.Join(path, "/")
 }
 
@@ -124,4 +135,30 @@ func bounds(what string, least uint64, most *uint64) string {
 		return fmt.Sprintf("%s is below %d", what, least)
 	}
 	return fmt.Sprintf("%s is not between %d and %d", what, least, *most)
+}
+
+// wholeJSON holds that the body is one JSON value with nothing behind it, which neither the validator nor the decoder asks.
+func wholeJSON(r *http.Request) error {
+	body, err := io.ReadAll(r.Body)
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge()
+	}
+	if err != nil || len(body) > 0 && !json.Valid(body) {
+		return invalid(broker.Fault{Pointer: "", Reason: "is not one JSON value"})
+	}
+	r.Body = http.NoBody
+	if len(body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return nil
+}
+
+// onlyKnown refuses query parameters that the contract does not have: a filter with a slip in its name shows too much.
+func onlyKnown(r *http.Request, item *openapi3.PathItem, operation *openapi3.Operation) error {
+	for name := range r.URL.Query() {
+		if operation.Parameters.GetByInAndName("query", name) == nil && item.Parameters.GetByInAndName("query", name) == nil {
+			return invalid(broker.Fault{Pointer: "/query", Reason: "has a parameter that is not in the contract"})
+		}
+	}
+	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/store/db"
 )
@@ -18,31 +20,27 @@ func (s *Store) Denied(ctx context.Context, upstream string, at time.Time) ([]br
 	return list, err
 }
 
-// Locked implements broker.Denials by an advisory lock of the session, on a connection of its own: PostgreSQL frees it
-// when the process dies, and no transaction stays open meanwhile (P10).
+// Locked implements broker.Denials by an advisory lock of the session, on a connection of its own: the pool's are for the
+// work that is done meanwhile, no transaction stays open (P10), and PostgreSQL frees the lock with the connection,
+// whatever became of the process. As many locks may be waited for or held at once as the pool has connections.
 func (s *Store) Locked(ctx context.Context, upstream string, fn func(context.Context) error) error {
-	select { // fn needs connections too: those that wait for locks must not take them all
+	select {
 	case s.locks <- struct{}{}:
 		defer func() { <-s.locks }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('taskpass:' || $1, 0))", upstream); err != nil {
-		// The lock may have been granted all the same: only closing the session is sure to free it.
-		_ = conn.Conn().Close(context.WithoutCancel(ctx))
 		return err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
-		if _, err := conn.Exec(ctx, "SELECT pg_advisory_unlock(hashtextextended('taskpass:' || $1, 0))", upstream); err != nil {
-			_ = conn.Conn().Close(ctx)
-		}
+		_ = conn.Close(ctx)
 	}()
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('taskpass:' || $1, 0))", upstream); err != nil {
+		return err
+	}
 	return fn(ctx)
 }

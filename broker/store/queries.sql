@@ -146,7 +146,8 @@ FROM (
     WHERE s.pool = @pool
       AND (s.state = 'available' OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
       AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint AND o.state <> 'available')
-    ORDER BY s.agent_id = @agent_id DESC, s.last_used_at NULLS FIRST, s.name
+    ORDER BY s.agent_id = @agent_id DESC, CASE WHEN s.agent_id = @agent_id THEN s.last_used_at END DESC NULLS LAST,
+        s.last_used_at NULLS FIRST, s.name
     LIMIT 1 FOR UPDATE OF s SKIP LOCKED
 ) chosen
 WHERE slots.pool = chosen.pool AND slots.name = chosen.name

@@ -26,7 +26,7 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 		Pool: pool, CredentialID: keep.CredentialID, AgentID: c.AgentID, Now: &now, DueBackAt: keep.DueBackAt,
 		Names: keep.Names, Fingerprints: keep.Fingerprints,
 	}
-	for range 3 {
+	for try := range 4 {
 		name, err := s.q.TakeSlot(ctx, take)
 		switch {
 		case err == nil:
@@ -40,7 +40,7 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 		if err != nil {
 			return "", false, time.Time{}, err
 		}
-		if added == 0 {
+		if added == 0 && try > 0 { // at first, none added may mean that another added them at this moment
 			break
 		}
 	}

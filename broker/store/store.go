@@ -36,7 +36,7 @@ type Store struct {
 	q         *db.Queries
 	committer *committer
 	watchers  *watchers
-	locks     chan struct{} // bounds how many connections wait for, or hold, an advisory lock
+	locks     chan struct{} // bounds the connections that wait for, or hold, an advisory lock
 	logger    *slog.Logger
 }
 
@@ -66,7 +66,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
-		locks: make(chan struct{}, max(1, pc.MaxConns/4))}, nil
+		locks: make(chan struct{}, pc.MaxConns)}, nil
 }
 
 func setDefault(m map[string]string, key, value string) {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/taskpass/taskpass/broker"
 )
 
 // cli is the command line: one field a command.
@@ -45,8 +47,12 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	type exit int
 	defer func() {
-		if e, ok := recover().(exit); ok { // --help and --version end here
+		switch e := recover().(type) {
+		case nil:
+		case exit: // --help and --version end here
 			code = int(e)
+		default:
+			panic(e)
 		}
 	}()
 	parser, err := kong.New(&cli{}, kong.Name("taskpass"), kong.Writers(stdout, stderr),
@@ -63,6 +69,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	}
 	if err := command.Run(&env{ctx, stdout, stderr}); err != nil && !errors.Is(err, context.Canceled) {
 		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		if e, ok := errors.AsType[*broker.Error](err); ok {
+			for _, f := range e.Faults {
+				_, _ = fmt.Fprintln(stderr, "  "+f.Pointer, f.Reason)
+			}
+		}
 		return 1
 	}
 	return 0

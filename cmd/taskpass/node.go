@@ -65,9 +65,10 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	if err != nil {
 		return nil, err
 	}
+	opened := n.store // n itself is nil where an error is returned
 	defer func() {
 		if err != nil {
-			n.store.Close()
+			opened.Close()
 		}
 	}()
 	if err := n.store.Check(ctx, n.schema); err != nil {

@@ -99,7 +99,7 @@ func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revo
 		return broker.Revocation{Result: broker.ResultReleased, EffectiveAt: now, Basis: "returned"},
 			p.slots.Release(ctx, c, now)
 	}
-	if p.replaced(held) {
+	if p.replaced(held.Name, c.Version.Fingerprint) {
 		return broker.Revocation{Result: broker.ResultDestroyed, EffectiveAt: now, Basis: "key_replaced"},
 			p.slots.Release(ctx, c, now)
 	}
@@ -109,17 +109,17 @@ func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revo
 	return broker.Revocation{}, broker.ErrNotRotated
 }
 
-// replaced tells whether the reference holds another value than the one that was handed out. A key that is no longer
-// configured, or cannot be read, proves nothing.
-func (p *Provider) replaced(held broker.KeyChoice) bool {
+// replaced tells whether the reference holds another value than the one that this version handed out. A key that is no
+// longer configured, or cannot be read, proves nothing.
+func (p *Provider) replaced(name string, handedOut []byte) bool {
 	for _, k := range p.cfg.Keys {
-		if k.Name == held.Name {
+		if k.Name == name {
 			value, err := k.Value.Resolve()
 			if err != nil {
 				return false
 			}
 			sum := value.Fingerprint()
-			return !bytes.Equal(sum[:], held.Fingerprint)
+			return !bytes.Equal(sum[:], handedOut)
 		}
 	}
 	return false

@@ -1430,7 +1430,8 @@ FROM (
     WHERE s.pool = $7
       AND (s.state = 'available' OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
       AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint AND o.state <> 'available')
-    ORDER BY s.agent_id = $2 DESC, s.last_used_at NULLS FIRST, s.name
+    ORDER BY s.agent_id = $2 DESC, CASE WHEN s.agent_id = $2 THEN s.last_used_at END DESC NULLS LAST,
+        s.last_used_at NULLS FIRST, s.name
     LIMIT 1 FOR UPDATE OF s SKIP LOCKED
 ) chosen
 WHERE slots.pool = chosen.pool AND slots.name = chosen.name
