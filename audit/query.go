@@ -111,7 +111,7 @@ func (q Query) sql() (string, []any, error) {
 		conditions = append(conditions, fmt.Sprintf("(xid, seq) %s ($%d::text::xid8, $%d)", beyond, len(args)-1, len(args)))
 	}
 	args = append(args, q.Limit+1)
-	return fmt.Sprintf("SELECT xid::text::bigint, seq, body FROM events WHERE %s ORDER BY xid %s, seq %s LIMIT $%d",
+	return fmt.Sprintf("SELECT e.xid::text::bigint, e.seq, e.body FROM events e WHERE %s ORDER BY e.xid %s, e.seq %s LIMIT $%d",
 		strings.Join(conditions, " AND "), order, order, len(args)), args, nil
 }
 

@@ -110,7 +110,10 @@ func (b *Broker) SetProfiles(ps Profiles) error {
 func (b *Broker) SetLimits(l Limits) { b.limits.Store(&l) }
 
 // ProfilesFor lists the profiles that the caller may ask for something; others see every profile's offer as it is.
-func (b *Broker) ProfilesFor(caller Caller) []Profile {
+func (b *Broker) ProfilesFor(caller Caller) ([]Profile, error) {
+	if err := caller.mayUse(useOffers); err != nil {
+		return nil, err
+	}
 	var list []Profile
 	for _, p := range b.profiles.Load().Sorted() {
 		if caller.ReadsAll() {
@@ -120,7 +123,7 @@ func (b *Broker) ProfilesFor(caller Caller) []Profile {
 			list = append(list, p)
 		}
 	}
-	return list
+	return list, nil
 }
 
 func (b *Broker) profile(name string) (Profile, bool) {

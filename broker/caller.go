@@ -56,6 +56,7 @@ type use string
 
 const (
 	useIssue   use = "issue credentials"
+	useOffers  use = "list profiles"
 	useSee     use = "look at credentials and tasks"
 	useResolve use = "resolve a credential"
 	useRefresh use = "refresh a credential"
@@ -67,6 +68,7 @@ const (
 // may is the whole of who may do what, before any profile's rules.
 var may = map[use][]Role{
 	useIssue:   {RoleOrchestrator},
+	useOffers:  {RoleOrchestrator, RoleAuditor, RoleOperator},
 	useSee:     {RoleOrchestrator, RoleAuditor, RoleOperator},
 	useResolve: {RoleOrchestrator, RoleAgent},
 	useRefresh: {RoleOrchestrator, RoleAgent},

@@ -26,7 +26,7 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 		if err != nil {
 			return Issued{}, err
 		}
-		if key != "" && want == nil {
+		if key != "" {
 			if want, err = newRequestKey(caller, key, []any{"refresh", id, seen}, b.now()); err != nil {
 				return Issued{}, err
 			}
@@ -34,12 +34,12 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 		if want != nil {
 			was, err := b.repeated(ctx, caller, want, Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile})
 			if err == nil {
-				seen = was.Seen
+				seen, want = was.Seen, nil // its key is on the ledger
 			} else if !errors.Is(err, ErrNoSuch) {
 				return Issued{Credential: c}, err
 			}
 		}
-		if c.Version.State != StateActive {
+		if c.Version.State != StateActive || !b.now().Before(c.Version.ExpiresAt) {
 			return Issued{Credential: c}, ended(c)
 		}
 		if seen == 0 {
@@ -56,14 +56,14 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 			if latest, err = b.settled(ctx, id); err != nil {
 				return Issued{Credential: c}, err
 			}
-			if latest.Version.State == StateActive {
-				continue
-			}
+		}
+		if latest.Version.State == StateActive && latest.Version.Number > seen { // it came between two looks
+			continue
 		}
 		if want != nil {
 			want.Seen = seen
 		}
-		next, err := b.next(ctx, caller, latest, want)
+		next, err := b.next(ctx, caller, latest, want, nil)
 		if errors.Is(err, ErrMoved) || errors.Is(err, ErrKeyUsed) {
 			continue
 		}

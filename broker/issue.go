@@ -86,7 +86,7 @@ func (b *Broker) notBegun(ctx context.Context, caller Caller, rs []Request, key 
 	case errors.Is(err, ErrKeyUsed):
 		return b.repeat(ctx, caller, rs, key)
 	case errors.Is(err, ErrTaskEnded):
-		e = Errorf(CodeTaskEnded, "the task, or one above it, has ended: nothing is issued for it any more")
+		e = taskEnded()
 	case errors.Is(err, ErrOverLimit):
 		e = Errorf(CodeQuotaExceeded, "too many credentials are alive: %v", err)
 		e.RetryAfter = 30 * time.Second
@@ -94,6 +94,10 @@ func (b *Broker) notBegun(ctx context.Context, caller Caller, rs []Request, key 
 		return nil, err
 	}
 	return nil, b.refuse(ctx, caller, rs[0], e)
+}
+
+func taskEnded() *Error {
+	return Errorf(CodeTaskEnded, "the task, or one above it, has ended: nothing is issued for it any more")
 }
 
 // plan decides on each request and makes what is to be written for all of them.

@@ -40,9 +40,9 @@ type Versions interface {
 	// Begin writes an intent: ErrKeyUsed, ErrTaskEnded or ErrOverLimit.
 	Begin(ctx context.Context, in Intent) error
 
-	// Next writes the intent of a credential's next version, and the key of the request for it, if any: ErrMoved if its
+	// Next writes the intent of a credential's next version, and the key and the task token of the request for it, if any: ErrMoved if its
 	// number is taken, ErrKeyUsed, ErrTaskEnded if its task has ended or its own end was asked for.
-	Next(ctx context.Context, c Credential, key *RequestKey, e Event) error
+	Next(ctx context.Context, c Credential, key *RequestKey, token *NewTaskToken, e Event) error
 
 	// Activate takes an issuing version to StateActive with its sealed secret and makes it the credential's current one;
 	// those before it stay good until the given time. ErrMoved if its end was asked for meanwhile, or its task ended.
@@ -97,7 +97,7 @@ type Versions interface {
 
 // Tasks keeps tasks that have a parent or an end.
 type Tasks interface {
-	// AddTask puts a task under its parent, for good. ErrMoved if it has another one.
+	// AddTask puts a task under its parent, for good. ErrMoved if it has another one. That it has ended is Begin's to say.
 	AddTask(ctx context.Context, t Task) error
 
 	// FindTasks finds the tasks of that id: one caller's, or every caller's where caller is empty. A task of which only
@@ -165,6 +165,7 @@ type RequestKey struct {
 	RequestSHA256 []byte
 	Credentials   []CredentialID // what it made, or made a version of
 	Seen          int            // the version that a refresh was to follow; zero for an issuance
+	At            time.Time      // when the request came
 	ExpiresAt     time.Time
 }
 

@@ -39,7 +39,11 @@ func (b *Broker) mintAll(ctx context.Context, caller Caller, list []Issued) ([]I
 				}
 			}
 			if len(list) > 1 {
-				err = pointInto(AsError(err), i, len(list))
+				e := AsError(err)
+				if len(e.Faults) == 0 {
+					e.Faults = []Fault{{"", "could not be issued, so none was"}}
+				}
+				err = pointInto(e, i, len(list))
 			}
 			return nil, err
 		}

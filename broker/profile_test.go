@@ -25,7 +25,7 @@ func TestUndisclosedProfileIsRefused(t *testing.T) {
 		t.Error("a broker was made of it")
 	}
 	h.issue("t") // the old profiles are in force
-	if list := h.ProfilesFor(operator); len(list) != 1 {
+	if list, err := h.ProfilesFor(operator); err != nil || len(list) != 1 {
 		t.Errorf("%d profiles are in force", len(list))
 	}
 	for what, caps := range map[string]broker.Capabilities{
@@ -77,7 +77,11 @@ func TestProfilesFor(t *testing.T) {
 		{operator, []string{"a read,write", "b read,write", "p read,write"}},
 	} {
 		var got []string
-		for _, p := range h.ProfilesFor(c.caller) {
+		offers, err := h.ProfilesFor(c.caller)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range offers {
 			got = append(got, p.Name+" "+strings.Join(p.Scopes, ","))
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {

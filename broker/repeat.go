@@ -26,18 +26,100 @@ func (b *Broker) repeat(ctx context.Context, caller Caller, rs []Request, key st
 	if err != nil {
 		return nil, err
 	}
-	list := make([]Issued, 0, len(was.Credentials))
-	for i, id := range was.Credentials {
-		issued, err := b.again(ctx, caller, id, rs[i].Ticket)
+	return b.again(ctx, caller, rs, was.Credentials)
+}
+
+// again is what a request was first answered. What a failure or a crash left without a secret is minted anew: all of the
+// request, since nobody was ever answered it.
+func (b *Broker) again(ctx context.Context, caller Caller, rs []Request, ids []CredentialID) ([]Issued, error) {
+	list := make([]Credential, len(ids))
+	failed := false
+	for i, id := range ids {
+		c, err := b.settled(ctx, id)
 		if err != nil {
-			for _, i := range list {
-				b.abandon(context.WithoutCancel(ctx), caller, i.Credential)
+			return nil, err
+		}
+		if list[i], err = b.current(ctx, c); err != nil {
+			return nil, err
+		}
+		failed = failed || cameToNothing(list[i])
+	}
+	for _, c := range list { // what was answered and then ended is not revived, and what lives beside it is left alone
+		if c.Version.State != StateActive && c.Version.State != StateIssuing && !cameToNothing(c) {
+			return nil, Errorf(CodeCredentialEnded, "a credential that this key issued has ended; use a new key")
+		}
+	}
+	if failed {
+		return b.anew(ctx, caller, rs, list)
+	}
+	out := make([]Issued, len(list))
+	for i, c := range list {
+		var err error
+		if out[i], err = b.asAnswered(ctx, caller, c, rs[i].Ticket); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// cameToNothing tells whether a version ended, or is ending, without anybody having been given its secret.
+func cameToNothing(c Credential) bool {
+	return c.Version.State == StateFailed && c.Version.Cause == CauseNone || c.Version.Cause == CauseAbandoned
+}
+
+// asAnswered is a living credential as it was first answered. One that was given as a ticket is never answered with its
+// secret.
+func (b *Broker) asAnswered(ctx context.Context, caller Caller, c Credential, ticket bool) (Issued, error) {
+	switch {
+	case c.Version.Unclaimed:
+		sealed, expires, err := b.Ledger.TicketOf(ctx, c.ID)
+		if err != nil {
+			return Issued{}, err
+		}
+		bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
+		i := Issued{Credential: c, Ticket: bundle.Fields[ticketField], TicketExpiresAt: expires}
+		i.Secret.TaskToken = bundle.TaskToken
+		return i, err
+	case ticket:
+		return Issued{}, Errorf(CodeTicketRedeemed, "the ticket that this key issued was redeemed; use a new key for another")
+	}
+	return b.open(ctx, caller, c)
+}
+
+// anew mints the next version of each credential of a request that came to nothing. What lives of it is ended first.
+func (b *Broker) anew(ctx context.Context, caller Caller, rs []Request, list []Credential) ([]Issued, error) {
+	ctx = context.WithoutCancel(ctx) // half of it is nothing
+	if rs[0].Ticket {
+		return nil, Errorf(CodeTicketRedeemed, "the ticket that this key issued was used up; use a new key for another")
+	}
+	var token Secret
+	var stored *NewTaskToken
+	if rs[0].TaskToken { // the first one's value is lost with its secret
+		token = NewToken(PrefixTask)
+		stored = newTaskToken(token, list[0])
+	}
+	out := make([]Issued, len(list))
+	for i, c := range list {
+		if c.Version.State == StateActive {
+			b.abandon(ctx, caller, c)
+		}
+		latest, err := b.Ledger.Latest(ctx, c.ID)
+		if err == nil {
+			latest, err = b.next(ctx, caller, latest, nil, stored)
+		}
+		if errors.Is(err, ErrMoved) { // another repetition is at it
+			err = Errorf(CodeUnavailable, "the same request is still being worked on; ask again").Because(err)
+		}
+		if err != nil {
+			for _, begun := range out[:i] {
+				b.abandon(ctx, caller, begun.Credential)
 			}
 			return nil, err
 		}
-		list = append(list, issued)
+		out[i], stored = Issued{Credential: latest}, nil
+		out[i].Secret.TaskToken = token
 	}
-	return list, nil
+	return b.mintAll(ctx, caller, out)
 }
 
 // repeated finds what a key was used for, and refuses it if that was for another request; ErrNoSuch.
@@ -60,49 +142,14 @@ func newRequestKey(caller Caller, key string, request any, now time.Time) (*Requ
 	if caller.Role == RoleAgent { // a task's keys are not its orchestrator's; no name has a slash
 		owner += "/" + caller.TaskID
 	}
-	return &RequestKey{Caller: owner, SHA256: HashToken(key), RequestSHA256: sum[:], ExpiresAt: now.Add(keyLifetime)}, nil
-}
-
-// again is a credential as it was first answered. One that was given as a ticket is never answered with its secret.
-func (b *Broker) again(ctx context.Context, caller Caller, id CredentialID, ticket bool) (Issued, error) {
-	c, err := b.settled(ctx, id)
-	if err != nil {
-		return Issued{}, err
-	}
-	if c.Version.State != StateActive && c.Version.Number > 1 { // a refresh that came to nothing leaves the one before as it was
-		if c, err = b.current(ctx, c); err != nil {
-			return Issued{}, err
-		}
-	}
-	switch s := c.Version.State; {
-	case s == StateIssuing: // and so unclaimed
-		sealed, expires, err := b.Ledger.TicketOf(ctx, id)
-		if err != nil {
-			return Issued{}, err
-		}
-		bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
-		i := Issued{Credential: c, Ticket: bundle.Fields[ticketField], TicketExpiresAt: expires}
-		i.Secret.TaskToken = bundle.TaskToken
-		return i, err
-	case ticket && c.Version.Cause != CauseExpired && c.Version.Cause != CauseRevoked:
-		return Issued{}, Errorf(CodeTicketRedeemed, "the ticket that this key issued was redeemed; use a new key for another")
-	case s == StateActive:
-		return b.open(ctx, caller, c)
-	case s == StateFailed && c.Version.Cause == CauseNone, c.Version.Cause == CauseAbandoned:
-		next, err := b.next(ctx, caller, c, nil)
-		if errors.Is(err, ErrMoved) {
-			return b.again(ctx, caller, id, ticket)
-		}
-		if err != nil {
-			return Issued{}, err
-		}
-		return b.mint(context.WithoutCancel(ctx), caller, Issued{Credential: next}, EventIssued)
-	}
-	return Issued{}, Errorf(CodeCredentialEnded, "the credential that this key issued has ended; use a new key")
+	return &RequestKey{Caller: owner, SHA256: HashToken(key), RequestSHA256: sum[:], At: now, ExpiresAt: now.Add(keyLifetime)}, nil
 }
 
 // current is the credential with its current version if that is active, else as it was given.
 func (b *Broker) current(ctx context.Context, latest Credential) (Credential, error) {
+	if latest.Version.State == StateActive || latest.Version.Number == 1 {
+		return latest, nil
+	}
 	c, err := b.Ledger.Credential(ctx, latest.ID)
 	if err != nil || c.Version.State != StateActive {
 		return latest, err
@@ -152,11 +199,26 @@ func (b *Broker) open(ctx context.Context, caller Caller, c Credential) (Issued,
 	if err != nil {
 		return Issued{}, err
 	}
-	return Issued{Credential: c, Secret: bundle}, b.Ledger.Record(ctx, eventOf(EventResolved, caller, b.now(), c))
+	e := eventOf(EventResolved, caller, b.now(), c)
+	e.State = "" // it changes none, and by now it may be another
+	return Issued{Credential: c, Secret: bundle}, b.Ledger.Record(ctx, e)
 }
 
+// maxAlive bounds how many versions of one credential may be alive: a holder that refreshes in a loop is a runaway too.
+const maxAlive = 16
+
 // next writes the intent of the version after c's, with what is left of the credential's life.
-func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *RequestKey) (Credential, error) {
+func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *RequestKey, token *NewTaskToken) (Credential, error) {
+	r := Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes}
+	alive, err := b.Ledger.Alive(ctx, c.ID)
+	if err != nil {
+		return c, err
+	}
+	if len(alive) >= maxAlive {
+		e := Errorf(CodeQuotaExceeded, "%d versions of this credential are alive, and more than that are not minted", len(alive))
+		e.RetryAfter = 30 * time.Second
+		return c, b.refuse(ctx, caller, r, e)
+	}
 	p, ok := b.profile(c.Profile)
 	if !ok {
 		return c, Errorf(CodeUnknownProfile, "the profile is no longer offered")
@@ -165,24 +227,27 @@ func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *Req
 		TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes, TTL: c.TTL, Metadata: c.Metadata,
 	})
 	if err != nil {
-		return c, b.refuse(ctx, caller, Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes}, AsError(err))
+		return c, b.refuse(ctx, caller, r, AsError(err))
 	}
 	if left := c.HardEnd.Sub(b.now()); left < p.MinTTL || left <= 0 {
 		e := Errorf(CodeCredentialEnded, "the credential has reached the end of its life, which no refresh outlives; issue a new one")
-		return c, b.refuse(ctx, caller, Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes}, e)
+		return c, b.refuse(ctx, caller, r, e)
 	}
 	c.Version = b.newVersion(c, p, c.Version.Number+1, grant.TTL)
-	err = b.Ledger.Next(ctx, c, key, eventOf(EventIntended, caller, c.Version.IssuedAt, c))
+	err = b.Ledger.Next(ctx, c, key, token, eventOf(EventIntended, caller, c.Version.IssuedAt, c))
 	if errors.Is(err, ErrTaskEnded) {
 		if now, findErr := b.Ledger.Credential(ctx, c.ID); findErr == nil && now.Version.Cause == CauseRevoked {
 			return c, ended(now)
 		}
-		return c, Errorf(CodeTaskEnded, "the task, or one above it, has ended: nothing is issued for it any more")
+		return c, taskEnded()
 	}
 	return c, err
 }
 
-// ended is the error for a credential whose version can no longer be had.
+// ended is the error for a credential whose version can no longer be had, or not yet.
 func ended(c Credential) *Error {
+	if c.Version.State == StateIssuing {
+		return Errorf(CodeConflict, "the credential is not there yet: its ticket waits, or it is just being issued")
+	}
 	return Errorf(CodeCredentialEnded, "the credential is %s (%s)", c.Version.State, c.Version.Cause)
 }

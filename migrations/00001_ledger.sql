@@ -173,7 +173,9 @@ SELECT ensure_event_partitions(3);
 
 GRANT USAGE ON SCHEMA public TO taskpass_service;
 GRANT SELECT, INSERT, UPDATE ON callers, tokens, credentials, versions, slots TO taskpass_service;
-GRANT SELECT, INSERT ON events TO taskpass_service;
+-- Not xid and seq: the order of the record is the database's own.
+GRANT SELECT, INSERT (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, body)
+    ON events TO taskpass_service;
 REVOKE ALL ON FUNCTION ensure_event_partitions(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_event_partitions(int) TO taskpass_service;
 

@@ -67,6 +67,9 @@ func Up(ctx context.Context, url string, login Login) error {
 		return fmt.Errorf("migrating: %w", err)
 	}
 	_, err = db.ExecContext(ctx, "GRANT SELECT ON goose_db_version TO "+ServiceRole)
+	if racing(err) {
+		return nil
+	}
 	return err
 }
 
@@ -95,6 +98,7 @@ func roles(ctx context.Context, cfg *pgx.ConnConfig, login Login) error {
 	statements := []string{
 		"GRANT " + OwnerRole + " TO CURRENT_USER",
 		"GRANT CREATE, USAGE ON SCHEMA public TO " + OwnerRole,
+		"REVOKE CREATE ON SCHEMA public FROM PUBLIC", // as PostgreSQL 15 has it from the start
 	}
 	if login.Name != "" {
 		name := pgx.Identifier{login.Name}.Sanitize()

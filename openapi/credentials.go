@@ -80,7 +80,11 @@ func (s *server) RevokeCredential(ctx context.Context, r RevokeCredentialRequest
 // ListProfiles implements StrictServerInterface.
 func (s *server) ListProfiles(ctx context.Context, _ ListProfilesRequestObject) (ListProfilesResponseObject, error) {
 	out := ListProfiles200JSONResponse{Profiles: []Profile{}}
-	for _, p := range s.Broker.ProfilesFor(*callerOf(ctx)) {
+	offers, err := s.Broker.ProfilesFor(*callerOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range offers {
 		caps := p.Upstream.Capabilities()
 		out.Profiles = append(out.Profiles, Profile{
 			Name: p.Name, Provider: p.Provider, Scopes: p.Scopes,

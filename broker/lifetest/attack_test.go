@@ -422,19 +422,3 @@ func TestRepeatedTicketRequestNeverBearsTheSecret(t *testing.T) {
 		t.Errorf("after a redemption that failed the key answers %d with the secret", got.status)
 	}
 }
-
-// A redemption that surely came to nothing, and may be retried, can be retried.
-func TestRedemptionCanBeRetried(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	c := r.mustIssue(ask("strict", "t1", ticket))
-	r.front.on("AssumeRole", "", throttle, 1)
-	got := r.as("orch").redeem(c.Ticket.Value).want(t, broker.CodeUpstreamThrottled)
-	if !got.problem.Retryable {
-		t.Fatal("being throttled is not retryable")
-	}
-	r.as("orch").redeem(c.Ticket.Value).want(t, http.StatusOK)
-	if n := r.countEvents("t1", broker.EventTicketReused); n != 0 {
-		t.Errorf("a retry raised %d alarms", n)
-	}
-}

@@ -224,7 +224,9 @@ func TestTaskEndsWhileAnIssuanceHangs(t *testing.T) {
 		if len(sessions) != 1 || !strings.Contains(r.vendor.RolePolicies("deny")["taskpass-revoked"], sessions[0].Name) {
 			t.Errorf("%d sessions; denied: %s", len(sessions), r.vendor.RolePolicies("deny")["taskpass-revoked"])
 		}
-		r.as("orch").issue(q, "key").want(t, map[string]broker.Code{"aws": broker.CodeCredentialEnded, "strict": broker.CodeTaskEnded}[profile])
+		if got := r.as("orch").issue(q, "key"); got.code != broker.CodeTaskEnded && got.code != broker.CodeCredentialEnded {
+			t.Errorf("a retry after the end answers %d %s", got.status, got.code)
+		}
 		r.sound()
 	}
 }

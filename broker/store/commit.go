@@ -69,12 +69,14 @@ type committer struct {
 	stop  context.CancelFunc
 	ctx   context.Context
 	wg    sync.WaitGroup
+	ended chan struct{} // closed when nobody sends any more
+	once  sync.Once
 }
 
 var errClosed = errors.New("the ledger is closed")
 
 func newCommitter(pool *pgxpool.Pool) *committer {
-	c := &committer{pool: pool, queue: make(chan *write, maxGroup)}
+	c := &committer{pool: pool, queue: make(chan *write, maxGroup), ended: make(chan struct{})}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	for range flushers {
 		c.wg.Go(c.run)
@@ -85,6 +87,7 @@ func newCommitter(pool *pgxpool.Pool) *committer {
 func (c *committer) close() {
 	c.stop()
 	c.wg.Wait()
+	c.once.Do(func() { close(c.ended) })
 }
 
 // commit queues a write and waits for its commit. When it returns an error that is not PostgreSQL's, the write may have
@@ -103,6 +106,13 @@ func (c *committer) commit(ctx context.Context, w *write) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-c.ended: // it may have been sent just before
+		select {
+		case err := <-w.done:
+			return err
+		default:
+			return errClosed
+		}
 	}
 }
 

@@ -23,6 +23,9 @@ type count struct {
 
 // countsOf are the four counts that one version is in.
 func countsOf(c broker.Credential, delta int64, l broker.Limits) []count {
+	if delta < 0 {
+		l = unlimited
+	}
 	return []count{
 		{"task", c.Caller + "/" + c.TaskID, delta, l.PerTask},
 		{"agent", c.Caller + "/" + c.AgentID, delta, l.PerAgent},
@@ -59,7 +62,7 @@ func (t counts) queue(batch *pgx.Batch) {
 		sum := t[i]
 		for i++; i < len(t) && t[i].kind == sum.kind && t[i].key == sum.key; i++ {
 			sum.delta += t[i].delta
-			sum.most = max(sum.most, t[i].most)
+			sum.most = min(sum.most, t[i].most) // of a group that breaks the least limit each is tried alone
 		}
 		if sum.delta != 0 {
 			sums = append(sums, sum)

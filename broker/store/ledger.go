@@ -19,11 +19,11 @@ const (
 	insufficientPrivilege = "42501"
 	checkViolation        = "23514"
 	uniqueViolation       = "23505"
+	notNullViolation      = "23502"
 
 	constraintState   = "versions_a_known_state"
 	constraintDiagram = "versions_diagram"
 	constraintNumber  = "versions_credential_id_number_key"
-	constraintOneKey  = "idempotency_one_key"
 	constraintOneHold = "slots_one_holder_a_key"
 	constraintLimit   = "live_counts_within_limit"
 )
@@ -62,7 +62,7 @@ func (s *Store) Begin(ctx context.Context, in broker.Intent) error {
 		return beginExtras(ctx, q, in)
 	})
 	switch {
-	case breaks(err, uniqueViolation, constraintOneKey):
+	case keyUsed(err):
 		return broker.ErrKeyUsed
 	case breaks(err, checkViolation, constraintState):
 		return broker.ErrTaskEnded
@@ -79,8 +79,14 @@ func addKey(ctx context.Context, q *db.Queries, k *broker.RequestKey, ids []stri
 	}
 	return q.AddIdempotency(ctx, db.AddIdempotencyParams{
 		Caller: k.Caller, KeySha256: k.SHA256, RequestSha256: k.RequestSHA256, Credentials: ids,
-		Seen: int32(k.Seen), ExpiresAt: k.ExpiresAt, //nolint:gosec // counts from 1
+		Seen: int32(k.Seen), ExpiresAt: k.ExpiresAt, Now: k.At, //nolint:gosec // counts from 1
 	})
+}
+
+// keyUsed tells whether a statement failed because its key was used and has not run out: see AddIdempotency.
+func keyUsed(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == notNullViolation && pg.TableName == "idempotency" && pg.ColumnName == "request_sha256"
 }
 
 func idsOf(list []broker.Credential) []string {
@@ -124,11 +130,12 @@ func beginExtras(ctx context.Context, q *db.Queries, in broker.Intent) error {
 }
 
 // Next implements broker.Versions.
-func (s *Store) Next(ctx context.Context, c broker.Credential, key *broker.RequestKey, e broker.Event) error {
+func (s *Store) Next(ctx context.Context, c broker.Credential, key *broker.RequestKey, token *broker.NewTaskToken, e broker.Event) error {
 	v := c.Version
 	w := &write{events: []broker.Event{e}, counts: countsOf(c, 1, unlimited)}
 	err := s.commit(ctx, w, func(q *db.Queries) error {
-		if err := addKey(ctx, q, key, []string{string(c.ID)}); err != nil {
+		err := errors.Join(addKey(ctx, q, key, []string{string(c.ID)}), beginExtras(ctx, q, broker.Intent{TaskToken: token}))
+		if err != nil {
 			return err
 		}
 		return q.BeginVersion(ctx, db.BeginVersionParams{
@@ -138,7 +145,7 @@ func (s *Store) Next(ctx context.Context, c broker.Credential, key *broker.Reque
 		})
 	})
 	switch {
-	case breaks(err, uniqueViolation, constraintOneKey):
+	case keyUsed(err):
 		return broker.ErrKeyUsed
 	case breaks(err, uniqueViolation, constraintNumber):
 		return broker.ErrMoved

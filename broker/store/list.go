@@ -14,14 +14,18 @@ import (
 // maxPage is the most credentials one call lists.
 const maxPage = 500
 
-// troubled are the states that few versions are in, which have an index of their own.
-const troubled = "('issuing', 'revoking', 'lost', 'stuck', 'failed')"
+// A credential is listed with the version that is spoken of: see the query FindCredential.
+const eachSpokenOf = `credentials c CROSS JOIN LATERAL (
+	SELECT * FROM versions x WHERE x.credential_id = c.id AND (x.number = c.current OR x.due_at IS NOT NULL)
+	ORDER BY x.number = c.current AND x.due_at IS NOT NULL DESC, x.due_at IS NOT NULL DESC, x.number DESC LIMIT 1) v`
 
-// spokenOf finds the version that is spoken of: see the query FindCredential.
-const spokenOf = `(x.number = c.current OR x.due_at IS NOT NULL)
-	ORDER BY x.number = c.current AND x.due_at IS NOT NULL DESC, x.due_at IS NOT NULL DESC, x.number DESC`
+// Trouble is listed also where it is a version's that has a successor. Few versions are in these states, and an index
+// holds just them, in the order of the list.
+const eachTroubled = `versions v JOIN credentials c ON c.id = v.credential_id
+	AND v.state IN ('issuing', 'revoking', 'lost', 'stuck', 'failed')
+	AND NOT EXISTS (SELECT FROM versions y WHERE y.credential_id = v.credential_id AND y.state = v.state AND y.number > v.number)`
 
-// Credentials implements broker.Ledger. The text of the query holds only the conditions in use, so that each has a plan
+// Credentials implements broker.Versions. The text of the query holds only the conditions in use, so that each has a plan
 // of its own that uses its index.
 func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Credential, error) {
 	conditions := []string{"true"}
@@ -38,22 +42,17 @@ func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Cred
 			where(column, "=", value)
 		}
 	}
-	spoken := spokenOf
+	from, id := eachSpokenOf, "c.id"
 	switch f.State {
 	case broker.StateIssuing, broker.StateRevoking, broker.StateLost, broker.StateStuck, broker.StateFailed:
-		// Trouble is listed also where it is a version's that has a successor.
-		spoken = "x.state = v.state ORDER BY x.number DESC"
-		conditions = append(conditions, "v.state IN "+troubled)
+		from, id = eachTroubled, "v.credential_id"
 	}
 	if f.Before != "" {
-		where("c.id", "<", string(f.Before))
+		where(id, "<", string(f.Before))
 	}
 	args = append(args, min(max(f.Limit, 1), maxPage))
-	rows, err := s.pool.Query(ctx, `SELECT `+credentialColumns+`, `+versionColumns+`
-		FROM credentials c JOIN versions v ON v.credential_id = c.id
-			AND v.number = (SELECT x.number FROM versions x WHERE x.credential_id = c.id AND `+spoken+` LIMIT 1)
-		WHERE `+strings.Join(conditions, " AND ")+`
-		ORDER BY c.id DESC LIMIT $`+fmt.Sprint(len(args)), args...)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf("SELECT %s, %s FROM %s WHERE %s ORDER BY %s DESC LIMIT $%d",
+		credentialColumns, versionColumns, from, strings.Join(conditions, " AND "), id, len(args)), args...)
 	if err != nil {
 		return nil, err
 	}

@@ -217,7 +217,7 @@ FROM (
 ORDER BY t.caller LIMIT 100;
 
 -- name: ParentOf :one
-SELECT parent_id FROM tasks WHERE caller = @caller AND id = @id;
+SELECT parent_id, ended_at FROM tasks WHERE caller = @caller AND id = @id;
 
 -- EndTask ends a task and all below it; only what had not ended counts, so a second end changes nothing.
 -- name: EndTask :many
@@ -276,9 +276,14 @@ VALUES (@sha256, @id, @caller, @task_id, @created_at, @expires_at);
 SELECT sqlc.embed(task_tokens), task_has_ended(task_tokens.caller, task_tokens.task_id)::boolean AS ended
 FROM task_tokens WHERE sha256 = $1;
 
+-- AddIdempotency takes the place of a key that has run out; over one that has not it writes NULL, which breaks the
+-- not-null constraint of request_sha256.
 -- name: AddIdempotency :exec
-INSERT INTO idempotency (caller, key_sha256, request_sha256, credentials, seen, expires_at)
-VALUES (@caller, @key_sha256, @request_sha256, @credentials, @seen, @expires_at);
+INSERT INTO idempotency AS i (caller, key_sha256, request_sha256, credentials, seen, expires_at)
+VALUES (@caller, @key_sha256, @request_sha256, @credentials, @seen, @expires_at)
+ON CONFLICT (caller, key_sha256) DO UPDATE SET
+    request_sha256 = CASE WHEN i.expires_at <= @now::timestamptz THEN EXCLUDED.request_sha256 END,
+    credentials = EXCLUDED.credentials, seen = EXCLUDED.seen, expires_at = EXCLUDED.expires_at;
 
 -- name: FindIdempotency :one
 SELECT * FROM idempotency WHERE caller = @caller AND key_sha256 = @key_sha256;

@@ -92,7 +92,7 @@ func (s *Store) Check(ctx context.Context, version int64) error {
 	var readOnly, mayRewrite bool
 	err := s.pool.QueryRow(ctx, `SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied),
 		pg_is_in_recovery(),
-		has_table_privilege('events', 'UPDATE') OR has_table_privilege('events', 'DELETE')
+		has_any_column_privilege('events', 'UPDATE') OR has_table_privilege('events', 'DELETE')
 			OR has_table_privilege('events', 'TRUNCATE')`).Scan(&at, &readOnly, &mayRewrite)
 	switch {
 	case isCode(err, undefinedTable):

@@ -14,8 +14,8 @@ func (s *Store) AddTask(ctx context.Context, t broker.Task) error {
 	if err := s.q.AddTask(ctx, db.AddTaskParams{Caller: t.Caller, ID: t.ID, ParentID: &t.Parent, CreatedAt: time.Now()}); err != nil {
 		return err
 	}
-	parent, err := s.q.ParentOf(ctx, db.ParentOfParams{Caller: t.Caller, ID: t.ID})
-	if err == nil && value(parent) != t.Parent {
+	row, err := s.q.ParentOf(ctx, db.ParentOfParams{Caller: t.Caller, ID: t.ID})
+	if err == nil && row.EndedAt == nil && value(row.ParentID) != t.Parent {
 		return broker.ErrMoved
 	}
 	return err

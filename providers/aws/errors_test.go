@@ -122,28 +122,24 @@ func TestMintErrors(t *testing.T) {
 
 func TestMintWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
-	gone := make(chan struct{}, 1)
+	asked := make(chan struct{}, 1)
 	w := newWire(t)
 	w.answers(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
 		<-r.Context().Done()
-		gone <- struct{}{}
 		panic(http.ErrAbortHandler)
 	})
 	p := w.provider(t)
-	for name, limit := range map[string]func(context.Context) (context.Context, context.CancelFunc){
-		"deadline": func(ctx context.Context) (context.Context, context.CancelFunc) {
-			return context.WithTimeout(ctx, 50*time.Millisecond)
-		},
-		"cancelled": func(ctx context.Context) (context.Context, context.CancelFunc) {
-			ctx, cancel := context.WithCancel(ctx)
-			time.AfterFunc(50*time.Millisecond, cancel)
-			return ctx, cancel
-		},
-	} {
-		ctx, cancel := limit(t.Context())
+	for _, name := range []string{"deadline", "cancelled"} {
+		parent, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx := parent
+		if name == "deadline" {
+			ctx = providertest.ExpireAfter(parent, asked)
+		} else {
+			go func() { <-asked; cancel() }()
+		}
 		_, err := p.Mint(ctx, w.request("read"))
 		cancel()
-		<-gone
 		silent(t, err)
 		if e := broker.AsError(err); errors.Is(err, broker.ErrNotMinted) || e.Code != broker.CodeUpstreamTimeout || !e.Code.Retryable() {
 			t.Errorf("%s: %v", name, err)

@@ -211,11 +211,11 @@ func (r *rig) subject(t testing.TB, ledger *store.Store) providertest.Subject {
 	}
 }
 
-func (r *rig) fault(_ testing.TB, at providertest.Operation, f providertest.Fault) bool {
+func (r *rig) fault(_ testing.TB, at providertest.Operation, f providertest.Fault) (met <-chan struct{}, ok bool) {
 	action := "AssumeRole"
 	if at == providertest.Revoke {
 		if action = "PutRolePolicy"; r.config.Revocation.Mode == "none" {
-			return false
+			return nil, false
 		}
 	}
 	kinds := map[providertest.Fault]sandbox.FaultKind{
@@ -224,15 +224,15 @@ func (r *rig) fault(_ testing.TB, at providertest.Operation, f providertest.Faul
 	}
 	if f == providertest.LoseReply {
 		r.lose(action)
-		return true
+	} else {
+		r.Inject(sandbox.Fault{Action: action, Kind: kinds[f], Message: providertest.Canary})
 	}
-	r.Inject(sandbox.Fault{Action: action, Kind: kinds[f], Message: providertest.Canary})
-	return true
+	return r.next(action), true
 }
 
 // front stands before the stand-in.
 type front struct {
-	next http.Handler
+	server http.Handler
 
 	mu      sync.Mutex
 	count   map[string]int
@@ -242,9 +242,9 @@ type front struct {
 	arrived map[string]chan struct{}
 }
 
-func newFront(next http.Handler) *front {
+func newFront(server http.Handler) *front {
 	return &front{
-		next: next, count: map[string]int{}, toLose: map[string]bool{},
+		server: server, count: map[string]int{}, toLose: map[string]bool{},
 		gates: map[string]chan struct{}{}, arrived: map[string]chan struct{}{},
 	}
 }
@@ -261,6 +261,14 @@ func (f *front) lose(action string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.toLose[action] = true
+}
+
+// next is closed when the next call of an action arrives.
+func (f *front) next(action string) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.arrived[action] = make(chan struct{})
+	return f.arrived[action]
 }
 
 // hold keeps calls of an action waiting until open; arrived is closed when the first one waits.
@@ -309,11 +317,11 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if !loses {
-		f.next.ServeHTTP(w, r)
+		f.server.ServeHTTP(w, r)
 		return
 	}
 	kept := httptest.NewRecorder()
-	f.next.ServeHTTP(kept, r)
+	f.server.ServeHTTP(kept, r)
 	f.mu.Lock()
 	f.lost = kept.Body.Bytes()
 	f.mu.Unlock()

@@ -20,6 +20,7 @@ type proxy struct {
 	mu      sync.Mutex
 	losing  bool
 	hanging bool
+	met     chan struct{} // closed when it has happened
 	hung    []net.Conn
 	conns   map[net.Conn]struct{}
 	wg      sync.WaitGroup
@@ -61,17 +62,19 @@ func newProxy(t testing.TB, at string) *proxy {
 }
 
 // loseReply keeps the answer to the next change of a row back, and closes its connection.
-func (p *proxy) loseReply() {
+func (p *proxy) loseReply() (met <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.losing = true
+	p.losing, p.met = true, make(chan struct{})
+	return p.met
 }
 
 // hang swallows the next query, and all that follows on its connection, until the client asks to cancel it.
-func (p *proxy) hang() {
+func (p *proxy) hang() (met <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.hanging = true
+	p.hanging, p.met = true, make(chan struct{})
+	return p.met
 }
 
 func (p *proxy) serve(client net.Conn) {
@@ -120,6 +123,7 @@ func (p *proxy) copy(to, from net.Conn, judge func([]byte) verdict) {
 			silent = true
 			p.mu.Lock()
 			p.hung = append(p.hung, from)
+			close(p.met)
 			p.mu.Unlock()
 		case pass:
 		}
@@ -140,6 +144,7 @@ func (p *proxy) keepsReply(b []byte) verdict {
 		return pass
 	}
 	p.losing = false
+	close(p.met)
 	return cut
 }
 

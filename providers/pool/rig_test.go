@@ -235,25 +235,25 @@ func (r *rig) subject(t testing.TB, ledger *store.Store) providertest.Subject {
 			}
 			return ids
 		},
-		Fault: func(t testing.TB, at providertest.Operation, f providertest.Fault) bool {
+		Fault: func(t testing.TB, at providertest.Operation, f providertest.Fault) (met <-chan struct{}, ok bool) {
 			switch f {
 			case providertest.LoseReply:
-				wire.loseReply()
+				return wire.loseReply(), true
 			case providertest.Hang:
-				wire.hang()
+				return wire.hang(), true
 			case providertest.Refuse:
 				if at == providertest.Revoke {
-					return false
+					return nil, false
 				}
 				for _, k := range r.config().Keys {
 					if err := os.Remove(r.path(k.Name)); err != nil {
 						t.Fatal(err)
 					}
 				}
+				return nil, true
 			default:
-				return false
+				return nil, false
 			}
-			return true
 		},
 		Lost: func(t testing.TB) broker.Bundle {
 			ids := r.holders(t, ledger)

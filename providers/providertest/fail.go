@@ -51,13 +51,11 @@ func mintUnreachable(t *testing.T, s Subject) {
 func mintLost(f Fault) func(*testing.T, Subject) {
 	return func(t *testing.T, s Subject) {
 		s.issue(t) // so that a connection is open, and one that is kept alive is not taken for a reason to retry
-		s.fault(t, Mint, f)
+		met := s.fault(t, Mint, f)
 		c := s.intend(t, s.ttl())
 		ctx := within(t)
 		if f == Hang {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, 100*time.Millisecond)
-			defer cancel()
+			ctx = ExpireAfter(ctx, met)
 		}
 		calls := s.calls()
 		_, err := s.Provider.Mint(ctx, c)
@@ -101,21 +99,28 @@ func mintCancelled(t *testing.T, s Subject) {
 	if n := s.calls() - calls; n != 0 {
 		t.Errorf("%d calls upstream for a caller who had gone", n)
 	}
-	s.fault(t, Mint, Hang)
+	met := s.fault(t, Mint, Hang)
 	c := s.intend(t, s.ttl())
-	obeys(t, func(ctx context.Context) error {
+	obeys(t, met, func(ctx context.Context) error {
 		_, err := s.Provider.Mint(ctx, c)
 		return err
 	})
 }
 
-// obeys holds a call that hangs to its context.
-func obeys(t *testing.T, call func(context.Context) error) {
+// obeys holds a call that hangs from a moment on to its context.
+func obeys(t *testing.T, met <-chan struct{}, call func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- call(ctx) }()
+	go func() {
+		select {
+		case <-met:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {

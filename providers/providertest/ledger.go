@@ -65,7 +65,7 @@ func Next(t testing.TB, ledger Ledger, p broker.Provider, c broker.Credential, n
 		ID: broker.NewVersionID(), Number: c.Version.Number + 1, State: broker.StateIssuing, IssuedAt: now, ExpiresAt: now.Add(c.TTL),
 		SelfExpires: p.Capabilities().SelfExpires, Upstream: p.Upstream(c), DueAt: now.Add(time.Minute),
 	}
-	if err := ledger.Next(t.Context(), c, nil, event(broker.EventIntended, c, now)); err != nil {
+	if err := ledger.Next(t.Context(), c, nil, nil, event(broker.EventIntended, c, now)); err != nil {
 		t.Fatalf("writing the intent of the next version: %v", err)
 	}
 	return c
@@ -152,11 +152,46 @@ func (s Subject) knows(t testing.TB, id broker.VersionID) bool {
 }
 
 // fault asks for a fault and skips the check where there is no such thing.
-func (s Subject) fault(t testing.TB, at Operation, f Fault) {
+func (s Subject) fault(t testing.TB, at Operation, f Fault) (met <-chan struct{}) {
 	t.Helper()
-	if s.Fault == nil || !s.Fault(t, at, f) {
-		t.Skipf("this upstream knows no %s", f)
+	if s.Fault != nil {
+		if met, ok := s.Fault(t, at, f); ok {
+			return met
+		}
 	}
+	t.Skipf("this upstream knows no %s", f)
+	return nil
+}
+
+// expiring is a context whose deadline is when expire is called.
+type expiring struct {
+	context.Context
+	expired chan struct{}
+}
+
+func (e expiring) Done() <-chan struct{} { return e.expired }
+
+func (e expiring) Err() error {
+	select {
+	case <-e.expired:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// ExpireAfter gives a context that is past its deadline as soon as something has happened, so that a test neither
+// guesses how long that takes nor waits longer. It gives up with the parent.
+func ExpireAfter(parent context.Context, happened <-chan struct{}) context.Context {
+	e := expiring{parent, make(chan struct{})}
+	go func() {
+		select {
+		case <-happened:
+		case <-parent.Done():
+		}
+		close(e.expired)
+	}()
+	return e
 }
 
 // patience bounds what must return at once, on a machine that is busy with other tests.

@@ -247,9 +247,9 @@ func revokeDisclosed(t *testing.T, s Subject) {
 
 func revokeCancelled(t *testing.T, s Subject) {
 	c, m := s.issue(t)
-	s.fault(t, Revoke, Hang)
+	met := s.fault(t, Revoke, Hang)
 	c = Ask(t, s.Ledger, c, broker.CauseRevoked)
-	obeys(t, func(ctx context.Context) error {
+	obeys(t, met, func(ctx context.Context) error {
 		_, err := s.Provider.Revoke(ctx, c)
 		return err
 	})

@@ -41,9 +41,9 @@ type Subject struct {
 	// Calls counts the calls to mint that reached the upstream. Required with Throttle.
 	Calls func() int
 
-	// Fault makes the next call that Mint or Revoke makes upstream go wrong, once. It tells whether that can happen to
-	// this upstream at all. nil: nothing can.
-	Fault func(t testing.TB, at Operation, f Fault) bool
+	// Fault makes the next call that Mint or Revoke makes upstream go wrong, once; met is closed when it has befallen a
+	// call (only Hang is waited for). ok tells whether that can happen to this upstream at all. nil: nothing can.
+	Fault func(t testing.TB, at Operation, f Fault) (met <-chan struct{}, ok bool)
 	// Lost is the secret whose minting was answered, but whose answer LoseReply kept back. Required with LoseReply.
 	Lost func(t testing.TB) broker.Bundle
 	// Replace is what an operator does at the source of a disclosed secret: put another in its place, and end the old
@@ -76,7 +76,7 @@ const (
 type Ledger interface {
 	Begin(ctx context.Context, in broker.Intent) error
 	Activate(ctx context.Context, c broker.Credential, sealed []byte, others time.Time, e broker.Event) error
-	Next(ctx context.Context, c broker.Credential, key *broker.RequestKey, e broker.Event) error
+	Next(ctx context.Context, c broker.Credential, key *broker.RequestKey, token *broker.NewTaskToken, e broker.Event) error
 	Move(ctx context.Context, c broker.Credential, from []broker.State, sealed []byte, events ...broker.Event) error
 }
 

@@ -23,8 +23,8 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"syscall"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 

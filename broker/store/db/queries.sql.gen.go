@@ -30,8 +30,11 @@ func (q *Queries) AddCaller(ctx context.Context, arg AddCallerParams) (string, e
 }
 
 const AddIdempotency = `-- name: AddIdempotency :exec
-INSERT INTO idempotency (caller, key_sha256, request_sha256, credentials, seen, expires_at)
+INSERT INTO idempotency AS i (caller, key_sha256, request_sha256, credentials, seen, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (caller, key_sha256) DO UPDATE SET
+    request_sha256 = CASE WHEN i.expires_at <= $7::timestamptz THEN EXCLUDED.request_sha256 END,
+    credentials = EXCLUDED.credentials, seen = EXCLUDED.seen, expires_at = EXCLUDED.expires_at
 `
 
 type AddIdempotencyParams struct {
@@ -41,8 +44,11 @@ type AddIdempotencyParams struct {
 	Credentials   []string
 	Seen          int32
 	ExpiresAt     time.Time
+	Now           time.Time
 }
 
+// AddIdempotency takes the place of a key that has run out; over one that has not it writes NULL, which breaks the
+// not-null constraint of request_sha256.
 func (q *Queries) AddIdempotency(ctx context.Context, arg AddIdempotencyParams) error {
 	_, err := q.db.Exec(ctx, AddIdempotency,
 		arg.Caller,
@@ -51,6 +57,7 @@ func (q *Queries) AddIdempotency(ctx context.Context, arg AddIdempotencyParams) 
 		arg.Credentials,
 		arg.Seen,
 		arg.ExpiresAt,
+		arg.Now,
 	)
 	return err
 }
@@ -1299,7 +1306,7 @@ func (q *Queries) NextSlotBack(ctx context.Context, pool string) (time.Time, err
 }
 
 const ParentOf = `-- name: ParentOf :one
-SELECT parent_id FROM tasks WHERE caller = $1 AND id = $2
+SELECT parent_id, ended_at FROM tasks WHERE caller = $1 AND id = $2
 `
 
 type ParentOfParams struct {
@@ -1307,11 +1314,16 @@ type ParentOfParams struct {
 	ID     string
 }
 
-func (q *Queries) ParentOf(ctx context.Context, arg ParentOfParams) (*string, error) {
+type ParentOfRow struct {
+	ParentID *string
+	EndedAt  *time.Time
+}
+
+func (q *Queries) ParentOf(ctx context.Context, arg ParentOfParams) (ParentOfRow, error) {
 	row := q.db.QueryRow(ctx, ParentOf, arg.Caller, arg.ID)
-	var parent_id *string
-	err := row.Scan(&parent_id)
-	return parent_id, err
+	var i ParentOfRow
+	err := row.Scan(&i.ParentID, &i.EndedAt)
+	return i, err
 }
 
 const QuarantineSlot = `-- name: QuarantineSlot :exec
