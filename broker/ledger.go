@@ -48,7 +48,7 @@ type Versions interface {
 	// those before it stay good until the given time. ErrMoved if its end was asked for meanwhile, or its task ended.
 	Activate(ctx context.Context, c Credential, sealed []byte, others time.Time, e Event) error
 
-	// Move takes a version to c.Version.State and writes its fields, if it is in one of the from states; else ErrMoved.
+	// Move takes a version that is on the ledger to c.Version.State and writes its fields, if it is in one of the from states; else ErrMoved.
 	// Sealed is stored where it isn't nil, and wiped where the state has ended. Moving to the same state is how an
 	// attempt is put off.
 	Move(ctx context.Context, c Credential, from []State, sealed []byte, events ...Event) error

@@ -73,20 +73,23 @@ func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause 
 // endVersions makes the wish to end each version durable, and then one attempt at each. The error says that a wish is not
 // durable; an attempt that failed is no error, for the sweeper goes on with it.
 func (b *Broker) endVersions(ctx context.Context, caller Caller, list []Credential, cause Cause, reason string) error {
-	asked := make([]*Credential, len(list))
+	asked := make([]Credential, len(list))
+	begun := make([]bool, len(list))
 	errs := make([]error, len(list))
 	each(len(list), func(i int) {
 		c := list[i]
 		c.Version.Reason = reason
-		asked[i], errs[i] = b.askEnd(ctx, caller, c, cause)
+		asked[i], begun[i], errs[i] = b.askEnd(ctx, caller, c, cause)
 	})
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	b.Reached("after_revoke_asked")
-	asked = slices.DeleteFunc(asked, func(c *Credential) bool { return c == nil })
 	each(len(asked), func(i int) {
-		if err := b.end(ctx, caller, *asked[i]); err != nil {
+		if !begun[i] {
+			return
+		}
+		if err := b.end(ctx, caller, asked[i]); err != nil {
 			b.Logger.ErrorContext(ctx, "attempt not recorded; the sweeper goes on", "version_id", asked[i].Version.ID, "error", err)
 		}
 	})
@@ -111,39 +114,39 @@ func each(n int, fn func(i int)) {
 	wg.Wait()
 }
 
-// askEnd makes the wish to end one version durable, and returns it if an attempt can be made now. What is being minted
+// askEnd makes the wish to end one version durable, and tells whether an attempt can be made now. What is being minted
 // cannot be ended yet: it is kept from becoming active, and ends when its mint does.
-func (b *Broker) askEnd(ctx context.Context, caller Caller, c Credential, cause Cause) (*Credential, error) {
+func (b *Broker) askEnd(ctx context.Context, caller Caller, c Credential, cause Cause) (Credential, bool, error) {
 	switch s := c.Version.State; {
 	case s == StateIssuing && c.Version.Unclaimed:
 		err := b.voidTicket(ctx, caller, c, cause)
 		if errors.Is(err, ErrMoved) { // redeemed at the last moment
 			return b.askIssuing(ctx, caller, c, cause)
 		}
-		return nil, err
+		return c, false, err
 	case s == StateIssuing:
 		return b.askIssuing(ctx, caller, c, cause)
 	case !slices.Contains(leadingTo(StateRevoking), s):
-		return nil, nil
+		return c, false, nil
 	}
 	c, err := b.beginEnd(ctx, caller, c, cause)
 	if errors.Is(err, ErrMoved) { // somebody else just did
-		return nil, nil
+		return c, false, nil
 	}
-	return &c, err
+	return c, err == nil, err
 }
 
 // askIssuing keeps what is being minted from becoming active; if it just did, it is ended as what is active.
-func (b *Broker) askIssuing(ctx context.Context, caller Caller, c Credential, cause Cause) (*Credential, error) {
+func (b *Broker) askIssuing(ctx context.Context, caller Caller, c Credential, cause Cause) (Credential, bool, error) {
 	asked := c
 	asked.Version.Cause = cause
 	err := b.Ledger.AskIssuingToEnd(ctx, c.Version.ID, cause, eventOf(EventRevokeAsked, caller, b.now(), asked))
 	if !errors.Is(err, ErrMoved) {
-		return nil, err
+		return c, false, err
 	}
 	alive, err := b.Ledger.Alive(ctx, c.ID)
 	if err != nil {
-		return nil, err
+		return c, false, err
 	}
 	for _, now := range alive {
 		if now.Version.ID == c.Version.ID {
@@ -151,7 +154,7 @@ func (b *Broker) askIssuing(ctx context.Context, caller Caller, c Credential, ca
 			return b.askEnd(ctx, caller, now, cause)
 		}
 	}
-	return nil, nil // it failed, and so ended
+	return c, false, nil // it failed, and so ended
 }
 
 // voidTicket ends a version whose ticket nobody has redeemed: the upstream was never asked. ErrMoved: somebody just has.

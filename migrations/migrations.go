@@ -55,7 +55,7 @@ func Up(ctx context.Context, url string, login Login) error {
 	cfg.RuntimeParams["role"] = OwnerRole
 	db := stdlib.OpenDB(*cfg)
 	defer func() { _ = db.Close() }()
-	locker, err := lock.NewPostgresSessionLocker()
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // every second, for 5 min
 	if err != nil {
 		return err
 	}

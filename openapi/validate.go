@@ -119,11 +119,11 @@ func reason(e *openapi3.SchemaError) string {
 	case "enum":
 		return fmt.Sprintf("is not one of %v", schema.Enum)
 	case "minLength", "maxLength":
-		return bounds("its length", uint64(schema.MinLength), schema.MaxLength)
+		return bounds("its length", schema.MinLength, schema.MaxLength)
 	case "minItems", "maxItems":
-		return bounds("its number of items", uint64(schema.MinItems), schema.MaxItems)
+		return bounds("its number of items", schema.MinItems, schema.MaxItems)
 	case "maxProperties", "minProperties":
-		return bounds("its number of entries", uint64(schema.MinProps), schema.MaxProps)
+		return bounds("its number of entries", schema.MinProps, schema.MaxProps)
 	case "minimum", "maximum":
 		return fmt.Sprintf("is not between %g and %g", value(schema.Min), value(schema.Max))
 	}

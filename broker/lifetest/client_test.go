@@ -37,7 +37,6 @@ type reply struct {
 	resolved client.ResolvedCredential
 	list     []client.Credential
 	profiles []client.Profile
-	audit    []client.AuditEvent
 }
 
 func (c caller) api() (*client.ClientWithResponses, context.Context, context.CancelFunc) {

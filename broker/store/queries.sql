@@ -124,7 +124,7 @@ WHERE provider IS NOT NULL
 
 -- name: AddSlots :execrows
 INSERT INTO slots (pool, name, state)
-SELECT @pool, unnest(@names::text[]), 'available'
+SELECT @pool, name, 'available' FROM unnest(@names::text[]) AS n (name) ORDER BY name
 ON CONFLICT DO NOTHING;
 
 -- KeepSlot lets a credential's next version have the key that it holds already, at its present value.

@@ -103,12 +103,6 @@ func TestMoveIsGuarded(t *testing.T) {
 			}
 		}
 	}
-	// A version that nobody ever wrote is in none of the states.
-	nobody := into(credential(), broker.StateFailed)
-	err := s.Move(t.Context(), nobody, []broker.State{broker.StateIssuing}, nil, event(broker.EventFailed, nobody))
-	if !errors.Is(err, broker.ErrMoved) || events(t, s, nobody) != 0 {
-		t.Errorf("a version that does not exist: %v; %d events tell of it", err, events(t, s, nobody))
-	}
 }
 
 func others(s broker.State) []broker.State {

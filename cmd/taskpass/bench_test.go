@@ -21,7 +21,7 @@ func BenchmarkIssue(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(temp) })
-	if err := os.Chmod(temp, 0o711); err != nil { //nolint:gosec // PostgreSQL may run as another user
+	if err := os.Chmod(temp, 0o711); err != nil {
 		b.Fatal(err)
 	}
 	s, err := startStack(context.Background(), stackConfig{

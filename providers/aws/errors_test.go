@@ -243,7 +243,7 @@ func silent(t *testing.T, err error) {
 			t.Errorf("%T shows what AWS said, or the broker's key: %s", err, text)
 		}
 	}
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself
 	case interface{ Unwrap() error }:
 		silent(t, e.Unwrap())
 	case interface{ Unwrap() []error }:

@@ -64,7 +64,7 @@ func (q *Queries) AddIdempotency(ctx context.Context, arg AddIdempotencyParams) 
 
 const AddSlots = `-- name: AddSlots :execrows
 INSERT INTO slots (pool, name, state)
-SELECT $1, unnest($2::text[]), 'available'
+SELECT $1, name, 'available' FROM unnest($2::text[]) AS n (name) ORDER BY name
 ON CONFLICT DO NOTHING
 `
 

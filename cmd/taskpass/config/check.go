@@ -46,8 +46,8 @@ func (r *report) server(f *File) {
 		r.add("database.max_connections", "is not between 1 and 1000")
 	}
 	r.reference("seal.keyset", f.Seal.Keyset)
-	r.between("upstream_timeout", f.UpstreamTimeout, time.Second, 60*time.Second)
-	r.between("shutdown_timeout", f.ShutdownTimeout, time.Second, 10*time.Minute)
+	r.upTo("upstream_timeout", f.UpstreamTimeout, 60*time.Second)
+	r.upTo("shutdown_timeout", f.ShutdownTimeout, 10*time.Minute)
 	for field, n := range map[string]int{
 		"per_task": f.Limits.PerTask, "per_agent": f.Limits.PerAgent, "per_profile": f.Limits.PerProfile, "per_caller": f.Limits.PerCaller,
 	} {
@@ -91,9 +91,9 @@ func (r *report) reference(path string, ref broker.Ref) {
 	}
 }
 
-func (r *report) between(path string, d, low, high time.Duration) {
-	if d < low || d > high {
-		r.add(path, "is not between %s and %s", short(low), short(high))
+func (r *report) upTo(path string, d, high time.Duration) {
+	if d < time.Second || d > high {
+		r.add(path, "is not between 1s and %s", short(high))
 	}
 }
 
@@ -144,10 +144,10 @@ func (r *report) life(at string, p Profile) {
 		r.add(path, "is shorter than ttl.max")
 	}
 	if path := at + ".overlap"; r.has(path) {
-		r.between(path, p.Overlap, time.Second, time.Hour)
+		r.upTo(path, p.Overlap, time.Hour)
 	}
 	if path := at + ".ticket.ttl"; r.has(path) {
-		r.between(path, p.Ticket.TTL, time.Second, 24*time.Hour)
+		r.upTo(path, p.Ticket.TTL, 24*time.Hour)
 	}
 	if path := at + ".ticket.on_reuse"; r.has(path) && p.Ticket.OnReuse != "keep" && p.Ticket.OnReuse != "revoke" {
 		r.add(path, "is neither keep nor revoke")

@@ -286,7 +286,7 @@ func (c *checker) checkEvents() {
 		for i := 1; i < len(list); i++ {
 			from, to := broker.State(list[i-1].State), broker.State(list[i].State)
 			if from != to && !slices.Contains(from.Next(), to) || from == to && !remark(list[i].Type) &&
-				!(to == broker.StateIssuing && list[i].Type == "credential.revoke_requested") { // asked while it was being minted
+				(to != broker.StateIssuing || list[i].Type != "credential.revoke_requested") { // asked while it was being minted
 				c.wrong("P4: %s goes from %s to %s: %s", name, from, to, path)
 			}
 		}

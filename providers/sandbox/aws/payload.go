@@ -110,7 +110,7 @@ func unchunk(raw []byte, trailers textproto.MIMEHeader) ([]byte, error) {
 			trailers.Set(name, strings.TrimSpace(value))
 		}
 		if line == "" || err != nil {
-			return body, nil
+			return body, nil //nolint:nilerr // a body may end without the empty line
 		}
 	}
 }
