@@ -64,17 +64,9 @@ type Limits struct {
 	PerCaller  int `yaml:"per_caller,omitempty"`
 }
 
-func (l Limits) withDefaults() Limits {
+func defaultLimits() Limits {
 	d := broker.DefaultLimits
-	for _, v := range []struct {
-		have *int
-		want int64
-	}{{&l.PerTask, d.PerTask}, {&l.PerAgent, d.PerAgent}, {&l.PerProfile, d.PerProfile}, {&l.PerCaller, d.PerCaller}} {
-		if *v.have == 0 {
-			*v.have = int(v.want)
-		}
-	}
-	return l
+	return Limits{int(d.PerTask), int(d.PerAgent), int(d.PerProfile), int(d.PerCaller)}
 }
 
 // Broker is the limits as the broker takes them.
@@ -132,7 +124,7 @@ func Parse(name string, text []byte) (*File, error) {
 	r := &report{place: place{file: name, lines: map[string]int{}}, broken: map[string]bool{}}
 	f := &File{
 		Listen: "127.0.0.1:8080", UpstreamTimeout: 10 * time.Second, ShutdownTimeout: 30 * time.Second,
-		Log: Log{Level: "info"},
+		Log: Log{Level: "info"}, Limits: defaultLimits(),
 	}
 	if root := r.document(text); root != nil {
 		r.lines[""] = root.Line
@@ -145,7 +137,6 @@ func Parse(name string, text []byte) (*File, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	f.Limits = f.Limits.withDefaults()
 	f.place, f.sum = r.place, sha256.Sum256(text)
 	return f, nil
 }

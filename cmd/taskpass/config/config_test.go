@@ -78,6 +78,7 @@ func TestDefaults(t *testing.T) {
 	want := &config.File{
 		Listen: "127.0.0.1:8080", Database: config.Database{URL: "env:DB"}, Seal: config.Seal{Keyset: "env:KEYSET"},
 		UpstreamTimeout: 10 * time.Second, ShutdownTimeout: 30 * time.Second, Log: config.Log{Level: "info"},
+		Limits: config.Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000},
 		Profiles: map[string]config.Profile{"a": {
 			Provider: "pool", TTL: config.TTL{Default: 10 * time.Minute, Max: time.Hour},
 			Allow: []config.Rule{{Callers: []string{"bob"}}},
@@ -161,6 +162,7 @@ func likeTheLibrary(t *testing.T, text string, got *config.File) {
 	t.Helper()
 	want := config.File{
 		Listen: "127.0.0.1:8080", UpstreamTimeout: 10 * time.Second, ShutdownTimeout: 30 * time.Second, Log: config.Log{Level: "info"},
+		Limits: config.Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000},
 	}
 	if err := yaml.Load([]byte(text), &want, yaml.WithKnownFields()); err != nil {
 		t.Fatalf("we read what the library refuses: %v", err)

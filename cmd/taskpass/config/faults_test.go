@@ -56,7 +56,7 @@ func TestFaults(t *testing.T) {
 		want  []string
 	}{
 		"unknown field at the top": {edits{"seal:", "colour: red\nseal:"}, []string{
-			"2: colour: is not a field here; the fields are database, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
+			"2: colour: is not a field here; the fields are database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
 			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
 			"10: profiles.a.pool.nam: is not a field here; the fields are disclosed, env, keys, name, scopes"}},
@@ -72,7 +72,7 @@ func TestFaults(t *testing.T) {
 		}, []string{
 			"2: listen: is not text: put it in quotes",
 			"3: log: is not a section of fields",
-			"4: databse: is not a field here; the fields are database, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
+			"4: databse: is not a field here; the fields are database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
 			"9: profiles.a.ttl.default: is not a duration such as 30s, 15m or 12h",
 			"9: profiles.a.ttl.max: is not a duration such as 30s, 15m or 12h",
 			"11: profiles.a.allow[0].callers: is not a list",
@@ -140,7 +140,7 @@ func TestFaults(t *testing.T) {
 			"16: profiles.a.pool.disclosed: can only say accept"}},
 		"section of another kind": {edits{"    pool:\n", "    pool: here\n    unused:\n"}, []string{
 			"9: profiles.a.pool: is not a section of fields",
-			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, pool, provider, ttl"}},
+			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, max_lifetime, overlap, pool, provider, ticket, ttl"}},
 		"no rules":    {edits{"    allow:\n      - callers: [bob]\n", ""}, []string{"4: profiles.a.allow: has no rule: nobody may ask"}},
 		"empty rules": {edits{"allow:\n      - callers: [bob]", "allow: []"}, []string{"7: profiles.a.allow: has no rule: nobody may ask"}},
 		"rules that say nothing": {edits{"- callers: [bob]", "- callers: []\n        tasks: []\n        agents: []\n        scopes: []\n      - {}"}, []string{

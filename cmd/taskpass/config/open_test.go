@@ -31,6 +31,7 @@ func TestOpen(t *testing.T) {
 		"aws-research": {
 			Name: "aws-research", Provider: "aws", Scopes: []string{"read:content", "read:search", "write:content"},
 			MinTTL: 15 * time.Minute, DefaultTTL: time.Hour, MaxTTL: 8 * time.Hour,
+			MaxLifetime: 24 * time.Hour, Overlap: 10 * time.Minute, TicketTTL: 10 * time.Minute, RevokeOnReuse: true,
 			Allow: []broker.Rule{
 				{Callers: []string{"orchestrator"}, Tasks: []string{"research-*"}, Scopes: []string{"read:search", "read:content"}},
 				{Callers: []string{"orchestrator"}, Tasks: []string{"research-publish-*"}, Agents: []string{"publisher-*"}, Scopes: []string{"write:content"}, MaxTTL: time.Hour},
