@@ -45,7 +45,8 @@ func (b *Broker) again(ctx context.Context, caller Caller, rs []Request, ids []C
 		failed = failed || cameToNothing(list[i])
 	}
 	for _, c := range list { // what was answered and then ended is not revived, and what lives beside it is left alone
-		if c.Version.State != StateActive && c.Version.State != StateIssuing && !cameToNothing(c) {
+		lives := c.Version.State == StateIssuing || c.Version.State == StateActive && b.now().Before(c.Version.ExpiresAt)
+		if !lives && !cameToNothing(c) {
 			return nil, Errorf(CodeCredentialEnded, "a credential that this key issued has ended; use a new key")
 		}
 	}

@@ -205,6 +205,22 @@ func TestRedeemedAndRevokedAtOnce(t *testing.T) {
 	r.sound()
 }
 
+// The same, in the one order of locks in which the two once waited for each other.
+func TestRedemptionBehindARevocation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.mustIssue(ask("aws", "t1", ticket))
+	free := r.lock("SELECT FROM versions WHERE credential_id = $1 FOR UPDATE", c.ID)
+	revoked := async(func() reply { return r.as("orch").on(0).revoke(c.ID) })
+	r.waitingForLock(1)
+	redeemed := async(func() reply { return r.as("orch").on(1).redeem(c.Ticket.Value) })
+	r.waitingForLock(2)
+	free()
+	revoked().want(t, http.StatusOK)
+	redeemed().want(t, broker.CodeCredentialEnded)
+	r.sound()
+}
+
 // A keyed refresh that failed at the vendor can be sent again with its key.
 func TestKeyedRefreshAfterAFailure(t *testing.T) {
 	t.Parallel()

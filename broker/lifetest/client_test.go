@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"strconv"
-	"testing"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -294,7 +293,7 @@ func (c caller) endTask(id string) reply {
 }
 
 // want expects a status, or a problem of that code.
-func (r reply) want(t testing.TB, what any) reply {
+func (r reply) want(t tb, what any) reply {
 	t.Helper()
 	switch w := what.(type) {
 	case int:

@@ -73,7 +73,8 @@ func (c *clock) advance(d time.Duration) {
 // and a ticket's reuse revokes), "none" (the vendor can end nothing early), "pool" (three keys in files). Callers: "orch"
 // and "other" (orchestrators), "aud", "ops".
 type rig struct {
-	t        testing.TB
+	test     testing.TB // whose resources these are
+	t        tb         // to whom faults are told
 	db       pgtest.DB
 	admin    *pgxpool.Pool
 	clock    *clock
@@ -87,6 +88,16 @@ type rig struct {
 	turn     atomic.Int64
 }
 
+// tb is what a test and a step of a rapid one have in common.
+type tb interface {
+	Helper()
+	Logf(format string, args ...any)
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // replica is one process's worth of the house.
 type replica struct {
 	store   *store.Store
@@ -98,7 +109,7 @@ type replica struct {
 func newRig(t testing.TB, options ...func(*broker.Config)) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, db: pgtest.New(t), clock: &clock{now: time.Now().UTC().Truncate(time.Second)}, tokens: map[string]string{}, dir: t.TempDir(),
+		test: t, t: t, db: pgtest.New(t), clock: &clock{now: time.Now().UTC().Truncate(time.Second)}, tokens: map[string]string{}, dir: t.TempDir(),
 	}
 	var err error
 	if r.admin, err = pgxpool.New(t.Context(), r.db.AdminURL); err != nil {
@@ -129,7 +140,7 @@ func (r *rig) makeTokens() {
 	for name, role := range map[string]broker.Role{
 		"orch": broker.RoleOrchestrator, "other": broker.RoleOrchestrator, "aud": broker.RoleAuditor, "ops": broker.RoleOperator,
 	} {
-		secret, _, err := r.replicas[0].callers.Create(r.t.Context(), broker.Caller{Name: "test"}, name, role, 90*24*time.Hour)
+		secret, _, err := r.replicas[0].callers.Create(context.Background(), broker.Caller{Name: "test"}, name, role, 90*24*time.Hour)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -154,7 +165,7 @@ func (r *rig) openVendor() {
 	r.front = newFront(r.vendor)
 	web := httptest.NewServer(r.front)
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	r.t.Cleanup(func() {
+	r.test.Cleanup(func() {
 		r.vendor.Close()
 		transport.CloseIdleConnections()
 		web.CloseClientConnections()
@@ -179,7 +190,7 @@ func (r *rig) writeKey(i int, text string) broker.Ref {
 }
 
 func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) *replica {
-	t := r.t
+	t := r.test
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	if os.Getenv("LIFETEST_LOG") != "" {
@@ -216,7 +227,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 }
 
 func (r *rig) profiles(s *store.Store, logger *slog.Logger) broker.Profiles {
-	t := r.t
+	t := r.test
 	t.Helper()
 	var noLag time.Duration
 	section := func(role, mode string) providers.Config {
@@ -259,7 +270,7 @@ func (r *rig) profiles(s *store.Store, logger *slog.Logger) broker.Profiles {
 func (r *rig) sweep() {
 	r.t.Helper()
 	for _, p := range r.replicas {
-		if err := p.broker.Sweep(r.t.Context()); err != nil {
+		if err := p.broker.Sweep(context.Background()); err != nil {
 			r.t.Errorf("sweep: %v", err)
 		}
 	}
@@ -280,7 +291,7 @@ func (r *rig) run() (stop func()) {
 		wg.Go(func() { p.broker.Run(ctx) })
 	}
 	stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
-	r.t.Cleanup(stop)
+	r.test.Cleanup(stop)
 	return stop
 }
 
@@ -452,7 +463,7 @@ const recount = `WITH real AS (
 SELECT count(*)::int FROM ((TABLE real EXCEPT TABLE kept) UNION ALL (TABLE kept EXCEPT TABLE real)) x`
 
 // eventually polls until ok, for at most 10 s.
-func eventually(t testing.TB, what string, ok func() bool) {
+func eventually(t tb, what string, ok func() bool) {
 	t.Helper()
 	limit := time.After(10 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -262,3 +262,21 @@ func TestTaskEndWithADeadVendor(t *testing.T) {
 	r.wantAlive("it", c.Secret, "t1", false)
 	r.sound()
 }
+
+// A request that is refused because its parent has ended leaves the task as it was.
+func TestRefusedChildIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.mustIssue(ask("aws", "child", taskToken))
+	waiting := r.mustIssue(ask("aws", "child", ticket))
+	r.as("orch").endTask("parent").want(t, http.StatusOK)
+	r.as("orch").issue(ask("aws", "child", under("parent"))).want(t, broker.CodeTaskEnded)
+	if got := r.as("orch").lookTask("child").task; got.ParentTaskID != "" || got.Status != client.Open {
+		t.Errorf("a refused request put the task under %q; it is %s", got.ParentTaskID, got.Status)
+	}
+	r.by(c.TaskToken).resolve(c.ID).want(t, http.StatusOK)
+	r.as("orch").refresh(c.ID, 1).want(t, http.StatusCreated)
+	r.as("orch").redeem(waiting.Ticket.Value).want(t, http.StatusOK)
+	r.mustIssue(ask("aws", "child"))
+	r.sound()
+}

@@ -178,12 +178,7 @@ func (s *Store) Move(ctx context.Context, c broker.Credential, from []broker.Sta
 	if len(events) > 0 { // an attempt put off changes nothing that a holder should know
 		w.notify = append(w.notify, c.ID)
 	}
-	return s.move(ctx, w, c, from, sealed, func(q *db.Queries) error {
-		if !c.Version.Unclaimed {
-			return nil
-		}
-		return q.VoidTicket(ctx, string(c.Version.ID))
-	})
+	return s.move(ctx, w, c, from, sealed, func(*db.Queries) error { return nil })
 }
 
 func (s *Store) move(ctx context.Context, w *write, c broker.Credential, from []broker.State, sealed []byte, more func(*db.Queries) error) error {
@@ -197,6 +192,11 @@ func (s *Store) move(ctx context.Context, w *write, c broker.Credential, from []
 		states[i] = string(f)
 	}
 	err = s.commit(ctx, w, func(q *db.Queries) error {
+		if v.Unclaimed { // before its version, as a redemption locks them: neither waits for the other in a circle
+			if err := q.VoidTicket(ctx, string(v.ID)); err != nil {
+				return err
+			}
+		}
 		return errors.Join(q.MoveVersion(ctx, db.MoveVersionParams{
 			ID: string(v.ID), FromStates: states, State: string(v.State), Sealed: sealed,
 			Caller: c.Caller, TaskID: c.TaskID, Unclaimed: v.Unclaimed,
