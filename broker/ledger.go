@@ -194,9 +194,9 @@ type Slots interface {
 	// Held finds the credential's key and the fingerprint it had when taken; ok is false when it holds none.
 	Held(ctx context.Context, id CredentialID) (key KeyChoice, ok bool, err error)
 
-	// Release frees the key, unless another version of the credential may be alive: the last one frees it. Holding none
-	// is success.
-	Release(ctx context.Context, c Credential, now time.Time) error
+	// Release frees the key, unless another version of the credential still needs it: one that is good, or one that was
+	// revoked and has the key's present value, of which the fingerprint is given. Holding none is success.
+	Release(ctx context.Context, c Credential, present []byte, now time.Time) error
 
 	// Quarantine keeps the credential's key from being handed out until its value changes.
 	Quarantine(ctx context.Context, id CredentialID) error

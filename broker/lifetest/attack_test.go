@@ -300,6 +300,19 @@ func TestTwinOfAFailingBatch(t *testing.T) {
 func TestPoolKeyOfTwoVersionsComesBack(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(r *rig, id string){
+		"revoked when the keys were replaced": func(r *rig, id string) {
+			for i := range keysOfPool {
+				r.writeKey(i, "value-after-"+id)
+			}
+			r.as("orch").revoke(id)
+		},
+		"revoked, and then the keys were replaced": func(r *rig, id string) {
+			r.as("orch").revoke(id)
+			for i := range keysOfPool {
+				r.writeKey(i, "value-after-"+id)
+			}
+			r.clock.advance(2 * time.Minute)
+		},
 		"task end": func(r *rig, _ string) { r.as("orch").endTask("t1") },
 		"sweep": func(r *rig, _ string) {
 			r.clock.advance(2 * ttl) // the sweepers were down for long: the overlap and the end are due at once

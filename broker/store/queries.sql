@@ -160,12 +160,12 @@ SELECT min(due_back_at)::timestamptz FROM slots WHERE pool = @pool AND state = '
 SELECT name, fingerprint FROM slots WHERE credential_id = $1;
 
 -- ReleaseSlot waits for the last of the credential's versions that still needs the key: one that is good, or one that was
--- revoked and waits for the key to be replaced. Of two that end at the same moment either may give it back.
+-- revoked and waits for the key's present value to be replaced. Of two that end at the same moment either gives it back.
 -- name: ReleaseSlot :exec
 UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = @now, due_back_at = NULL
 WHERE slots.credential_id = @credential_id AND NOT EXISTS (
     SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id AND v.due_at IS NOT NULL
-      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked'));
+      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked' AND v.fingerprint = @present));
 
 -- name: QuarantineSlot :exec
 UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id = @credential_id;

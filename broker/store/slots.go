@@ -61,8 +61,10 @@ func (s *Store) Held(ctx context.Context, id broker.CredentialID) (broker.KeyCho
 }
 
 // Release implements broker.Slots.
-func (s *Store) Release(ctx context.Context, c broker.Credential, now time.Time) error {
-	return s.q.ReleaseSlot(ctx, db.ReleaseSlotParams{CredentialID: new(string(c.ID)), VersionID: string(c.Version.ID), Now: &now})
+func (s *Store) Release(ctx context.Context, c broker.Credential, present []byte, now time.Time) error {
+	return s.q.ReleaseSlot(ctx, db.ReleaseSlotParams{
+		CredentialID: new(string(c.ID)), VersionID: string(c.Version.ID), Present: present, Now: &now,
+	})
 }
 
 // Quarantine implements broker.Slots.

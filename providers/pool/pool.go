@@ -95,13 +95,14 @@ func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revo
 	if !ok { // never taken, or given back, or handed on after it was replaced: absence in the ledger is proof
 		return broker.Revocation{Result: broker.ResultReleased, EffectiveAt: now, Basis: "not_held"}, nil
 	}
+	present := p.present(held)
 	if c.Version.Cause != broker.CauseRevoked || c.Version.Fingerprint == nil {
 		return broker.Revocation{Result: broker.ResultReleased, EffectiveAt: now, Basis: "returned"},
-			p.slots.Release(ctx, c, now)
+			p.slots.Release(ctx, c, present, now)
 	}
-	if p.replaced(held.Name, c.Version.Fingerprint) {
+	if !bytes.Equal(present, c.Version.Fingerprint) { // the reference holds another value than this version handed out
 		return broker.Revocation{Result: broker.ResultDestroyed, EffectiveAt: now, Basis: "key_replaced"},
-			p.slots.Release(ctx, c, now)
+			p.slots.Release(ctx, c, present, now)
 	}
 	if err := p.slots.Quarantine(ctx, c.ID); err != nil {
 		return broker.Revocation{}, err
@@ -109,18 +110,16 @@ func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revo
 	return broker.Revocation{}, broker.ErrNotRotated
 }
 
-// replaced tells whether the reference holds another value than the one that this version handed out. A key that is no
-// longer configured, or cannot be read, proves nothing.
-func (p *Provider) replaced(name string, handedOut []byte) bool {
+// present is the fingerprint of the key's value now. One that is no longer configured, or cannot be read, proves nothing:
+// it counts as it was when it was taken.
+func (p *Provider) present(held broker.KeyChoice) []byte {
 	for _, k := range p.cfg.Keys {
-		if k.Name == name {
-			value, err := k.Value.Resolve()
-			if err != nil {
-				return false
+		if k.Name == held.Name {
+			if value, err := k.Value.Resolve(); err == nil {
+				sum := value.Fingerprint()
+				return sum[:]
 			}
-			sum := value.Fingerprint()
-			return !bytes.Equal(sum[:], handedOut)
 		}
 	}
-	return false
+	return held.Fingerprint
 }

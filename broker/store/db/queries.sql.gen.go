@@ -1339,19 +1339,25 @@ const ReleaseSlot = `-- name: ReleaseSlot :exec
 UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = $1, due_back_at = NULL
 WHERE slots.credential_id = $2 AND NOT EXISTS (
     SELECT FROM versions v WHERE v.credential_id = $2 AND v.id <> $3 AND v.due_at IS NOT NULL
-      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked'))
+      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked' AND v.fingerprint = $4))
 `
 
 type ReleaseSlotParams struct {
 	Now          *time.Time
 	CredentialID *string
 	VersionID    string
+	Present      []byte
 }
 
 // ReleaseSlot waits for the last of the credential's versions that still needs the key: one that is good, or one that was
-// revoked and waits for the key to be replaced. Of two that end at the same moment either may give it back.
+// revoked and waits for the key's present value to be replaced. Of two that end at the same moment either gives it back.
 func (q *Queries) ReleaseSlot(ctx context.Context, arg ReleaseSlotParams) error {
-	_, err := q.db.Exec(ctx, ReleaseSlot, arg.Now, arg.CredentialID, arg.VersionID)
+	_, err := q.db.Exec(ctx, ReleaseSlot,
+		arg.Now,
+		arg.CredentialID,
+		arg.VersionID,
+		arg.Present,
+	)
 	return err
 }
 
