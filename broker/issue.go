@@ -131,6 +131,9 @@ func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent,
 	}
 	if parent := rs[0].ParentTaskID; parent != "" {
 		err := b.Ledger.AddTask(ctx, Task{Caller: caller.Name, ID: rs[0].TaskID, Parent: parent})
+		if errors.Is(err, ErrTaskEnded) {
+			return in, nil, b.refuse(ctx, caller, rs[0], taskEnded())
+		}
 		if errors.Is(err, ErrMoved) {
 			return in, nil, b.refuse(ctx, caller, rs[0], Errorf(CodeConflict, "the task has another parent: it keeps the first one"))
 		}

@@ -97,7 +97,8 @@ type Versions interface {
 
 // Tasks keeps tasks that have a parent or an end.
 type Tasks interface {
-	// AddTask puts a task under its parent, for good. ErrMoved if it has another one. That it has ended is Begin's to say.
+	// AddTask puts a task under its parent, for good. ErrMoved if it has another one; ErrTaskEnded if the parent has ended
+	// and the task holds something, which is left alone. That the task itself has ended is Begin's to say.
 	AddTask(ctx context.Context, t Task) error
 
 	// FindTasks finds the tasks of that id: one caller's, or every caller's where caller is empty. A task of which only

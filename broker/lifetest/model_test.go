@@ -345,11 +345,13 @@ func (m *model) expectIssue(caller, key string, q client.IssueRequest, profiles 
 	request := fmt.Sprint(q, profiles)
 	id := caller + "/" + key
 	if q.ParentTaskID != "" {
-		if m.taskEnded(caller, q.ParentTaskID) { // the task is not put there, and what it holds is left alone
+		held := slices.ContainsFunc(m.creds, func(c *cred) bool { return c.of() == caller+"/"+q.TaskID })
+		if !held || m.parents[caller+"/"+q.TaskID] != "" || !m.taskEnded(caller, q.ParentTaskID) {
+			m.parents[caller+"/"+q.TaskID] = q.ParentTaskID
+		} else { // it is not put there, and what it holds is left alone
 			m.only(call, broker.CodeTaskEnded, broker.CodeCredentialEnded, broker.CodeIdempotencyMismatch)
 			return
 		}
-		m.parents[caller+"/"+q.TaskID] = q.ParentTaskID
 	}
 	if u := m.keys[id]; key != "" && u != nil && now.Before(u.at.Add(24*time.Hour)) {
 		if u.request != request {
@@ -410,7 +412,7 @@ func (m *model) expectMints(made []*cred, q client.IssueRequest, call func() (re
 		}
 	}
 	if pool > free {
-		codes, failing = append(codes, broker.CodePoolExhausted), failing+1
+		codes = append(codes, broker.CodePoolExhausted)
 	}
 	deny := m.denyFails()
 	a, list := call()

@@ -202,8 +202,12 @@ FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.
 SELECT id FROM versions
 WHERE upstream = @upstream AND expires_at > @at AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id;
 
+-- AddTask leaves a task that holds something where it is when the parent has ended: a request that is refused ends nothing.
 -- name: AddTask :exec
-INSERT INTO tasks (caller, id, parent_id, created_at) VALUES (@caller, @id, @parent_id, @created_at)
+INSERT INTO tasks (caller, id, parent_id, created_at)
+SELECT @caller, @id, @parent_id::text, @created_at
+WHERE NOT (task_has_ended(@caller, @parent_id)
+    AND EXISTS (SELECT FROM credentials c WHERE c.task_id = @id AND c.caller = @caller))
 ON CONFLICT DO NOTHING;
 
 -- FindTasks also finds tasks of which only credentials are known.

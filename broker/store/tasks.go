@@ -5,17 +5,22 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/store/db"
 )
 
 // AddTask implements broker.Tasks.
 func (s *Store) AddTask(ctx context.Context, t broker.Task) error {
-	if err := s.q.AddTask(ctx, db.AddTaskParams{Caller: t.Caller, ID: t.ID, ParentID: &t.Parent, CreatedAt: time.Now()}); err != nil {
+	if err := s.q.AddTask(ctx, db.AddTaskParams{Caller: t.Caller, ID: t.ID, ParentID: t.Parent, CreatedAt: time.Now()}); err != nil {
 		return err
 	}
 	row, err := s.q.ParentOf(ctx, db.ParentOfParams{Caller: t.Caller, ID: t.ID})
-	if err == nil && row.EndedAt == nil && value(row.ParentID) != t.Parent {
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return broker.ErrTaskEnded
+	case err == nil && row.EndedAt == nil && value(row.ParentID) != t.Parent:
 		return broker.ErrMoved
 	}
 	return err

@@ -82,17 +82,21 @@ func (q *Queries) AddSlots(ctx context.Context, arg AddSlotsParams) (int64, erro
 }
 
 const AddTask = `-- name: AddTask :exec
-INSERT INTO tasks (caller, id, parent_id, created_at) VALUES ($1, $2, $3, $4)
+INSERT INTO tasks (caller, id, parent_id, created_at)
+SELECT $1, $2, $3::text, $4
+WHERE NOT (task_has_ended($1, $3)
+    AND EXISTS (SELECT FROM credentials c WHERE c.task_id = $2 AND c.caller = $1))
 ON CONFLICT DO NOTHING
 `
 
 type AddTaskParams struct {
 	Caller    string
 	ID        string
-	ParentID  *string
+	ParentID  string
 	CreatedAt time.Time
 }
 
+// AddTask leaves a task that holds something where it is when the parent has ended: a request that is refused ends nothing.
 func (q *Queries) AddTask(ctx context.Context, arg AddTaskParams) error {
 	_, err := q.db.Exec(ctx, AddTask,
 		arg.Caller,
