@@ -103,6 +103,9 @@ var shapes = map[string]broker.Event{
 	"task.ended": {
 		ID: "evt_1", At: at, Type: broker.EventTaskEnded, Caller: caller(), TaskID: "research-1", ParentTask: "research", Reason: "done",
 	},
+	"upstream.edited":  upstream(broker.EventUpstreamEdited, map[string]string{"policy": "taskpass-revoked"}),
+	"upstream.filling": upstream(broker.EventUpstreamFilling, map[string]string{"used_characters": "7168", "room_characters": "10240"}),
+	"upstream.cut_off": upstream(broker.EventUpstreamCutOff, map[string]string{"issued_before": "2026-03-03T10:00:00Z"}),
 	"token.created": {
 		ID: "evt_1", At: at, Type: broker.EventTokenCreated, Caller: broker.Caller{Name: "cli:root", Role: broker.RoleOperator, Auth: "database"},
 		TTL: 90 * 24 * time.Hour, ExpiresAt: end, Trace: map[string]string{"token_id": "tok_1", "caller": "orch", "role": "orchestrator"},
@@ -120,6 +123,13 @@ var shapes = map[string]broker.Event{
 		Trace: map[string]string{"task_id": "research-1", "type": "credential.issued"},
 	},
 	"least": {ID: "evt_1", At: at, Type: "x"},
+}
+
+// upstream is a finding about a role.
+func upstream(t broker.EventType, trace map[string]string) broker.Event {
+	e := broker.NewFinding(t, at, "aws", "arn:aws:iam::123456789012:role/taskpass-research", trace)
+	e.ID = "evt_1"
+	return e
 }
 
 func TestCanonical(t *testing.T) {

@@ -23,7 +23,7 @@ type Config struct {
 
 	UpstreamTimeout time.Duration // for one Mint or Revoke; zero: 10 s
 	MaxAttempts     int           // to end a version before it is stuck; zero: 6
-	StuckRetry      time.Duration // between attempts on a stuck version; zero: 24 h
+	StuckRetry      time.Duration // between attempts on a stuck version; zero: 15 min
 	RotationCheck   time.Duration // between looks whether a disclosed key was replaced; zero: 1 min
 	SweepEvery      time.Duration // between looks for due work; zero: 1 s
 	Backoff         time.Duration // after the first failed attempt, then doubled; zero: 2 s
@@ -41,14 +41,17 @@ type Observer interface {
 	Done(op, profile, provider, outcome string)
 	// Lag is how late a piece of due work was begun.
 	Lag(provider string, late time.Duration)
+	// Level is what an upstream said of one of its limits when it was last asked.
+	Level(profile, name string, value float64)
 }
 
 // Broker is the domain's use cases: policy → intent → upstream → outcome. It is safe for concurrent use; any number of
 // brokers share one ledger.
 type Broker struct {
 	Config
-	profiles atomic.Pointer[Profiles]
-	limits   atomic.Pointer[Limits]
+	throttles throttles
+	profiles  atomic.Pointer[Profiles]
+	limits    atomic.Pointer[Limits]
 }
 
 // New validates the configuration and makes a Broker.
@@ -57,7 +60,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: Ledger, Sealer and Policy are required")
 	}
 	orDefault(&cfg.UpstreamTimeout, 10*time.Second)
-	orDefault(&cfg.StuckRetry, 24*time.Hour)
+	orDefault(&cfg.StuckRetry, 15*time.Minute)
 	orDefault(&cfg.RotationCheck, time.Minute)
 	orDefault(&cfg.SweepEvery, time.Second)
 	orDefault(&cfg.Backoff, 2*time.Second)
@@ -152,6 +155,7 @@ type nobody struct{}
 func (nobody) Phase(string, string, time.Duration) {}
 func (nobody) Done(string, string, string, string) {}
 func (nobody) Lag(string, time.Duration)           {}
+func (nobody) Level(string, string, float64)       {}
 
 // Capabilities are the promises of a profile's provider; none for a profile that is no longer configured.
 func (b *Broker) Capabilities(profile string) Capabilities {

@@ -104,6 +104,7 @@ const (
 	CauseAbandoned Cause = "abandoned"  // the broker could not finish issuing it; nobody was given the secret
 	CauseTaskEnded Cause = "task_ended" // its task ended
 	CauseReplaced  Cause = "replaced"   // a newer version took its place
+	CauseCutOff    Cause = "cut_off"    // all of its upstream had to be refused; the next version works
 )
 
 // RefreshAfter is when a holder should ask for the next version: ttl before the end less max(10 % of ttl, 5 min), but

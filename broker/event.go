@@ -6,27 +6,30 @@ import "time"
 type EventType string
 
 const (
-	EventIntended       EventType = "credential.intended"         // on the ledger, the upstream not yet asked
-	EventIssued         EventType = "credential.issued"           // minted, recorded, handed out
-	EventRefused        EventType = "credential.refused"          // policy said no; Faults say why
-	EventFailed         EventType = "credential.failed"           // the upstream surely made nothing
-	EventLost           EventType = "credential.lost"             // the upstream may have made it; treated as alive
-	EventRevokeAsked    EventType = "credential.revoke_requested" // acknowledged; durable from here on
-	EventRevoked        EventType = "credential.revoked"          // what was achieved is in Revocation
-	EventExpired        EventType = "credential.expired"          // ended at its time
-	EventRevokeDeferred EventType = "credential.revoke_deferred"  // nothing can end it early; it dies at EffectiveAt
-	EventStuck          EventType = "credential.stuck"            // attempts spent; an operator is needed
-	EventRefreshed      EventType = "credential.refreshed"        // the next version is active; the one before stays for the overlap
-	EventResolved       EventType = "credential.resolved"         // its secret was given to its holder again
-	EventTicketCreated  EventType = "ticket.created"              // on the ledger; the upstream is asked when it is redeemed
-	EventTicketRedeemed EventType = "ticket.redeemed"             // by whoever held it; the upstream not yet asked
-	EventTicketReused   EventType = "ticket.reused"               // a second redemption: somebody has what is not theirs
-	EventTicketExpired  EventType = "ticket.expired"              // nobody redeemed it; the upstream was never asked
-	EventTaskEnded      EventType = "task.ended"                  // nothing is issued for it any more; what it holds is being ended
-	EventTokenCreated   EventType = "token.created"
-	EventTokenRevoked   EventType = "token.revoked"
-	EventConfigLoaded   EventType = "config.loaded"
-	EventAuditRead      EventType = "audit.read"
+	EventIntended        EventType = "credential.intended"         // on the ledger, the upstream not yet asked
+	EventIssued          EventType = "credential.issued"           // minted, recorded, handed out
+	EventRefused         EventType = "credential.refused"          // policy said no; Faults say why
+	EventFailed          EventType = "credential.failed"           // the upstream surely made nothing
+	EventLost            EventType = "credential.lost"             // the upstream may have made it; treated as alive
+	EventRevokeAsked     EventType = "credential.revoke_requested" // acknowledged; durable from here on
+	EventRevoked         EventType = "credential.revoked"          // what was achieved is in Revocation
+	EventExpired         EventType = "credential.expired"          // ended at its time
+	EventRevokeDeferred  EventType = "credential.revoke_deferred"  // nothing can end it early; it dies at EffectiveAt
+	EventStuck           EventType = "credential.stuck"            // attempts spent; an operator is needed
+	EventRefreshed       EventType = "credential.refreshed"        // the next version is active; the one before stays for the overlap
+	EventResolved        EventType = "credential.resolved"         // its secret was given to its holder again
+	EventTicketCreated   EventType = "ticket.created"              // on the ledger; the upstream is asked when it is redeemed
+	EventTicketRedeemed  EventType = "ticket.redeemed"             // by whoever held it; the upstream not yet asked
+	EventTicketReused    EventType = "ticket.reused"               // a second redemption: somebody has what is not theirs
+	EventTicketExpired   EventType = "ticket.expired"              // nobody redeemed it; the upstream was never asked
+	EventTaskEnded       EventType = "task.ended"                  // nothing is issued for it any more; what it holds is being ended
+	EventUpstreamEdited  EventType = "upstream.edited"             // somebody else changed what the broker keeps there; it was set right
+	EventUpstreamFilling EventType = "upstream.filling"            // what the broker keeps there is nearly full
+	EventUpstreamCutOff  EventType = "upstream.cut_off"            // all that was issued there before a moment is refused
+	EventTokenCreated    EventType = "token.created"
+	EventTokenRevoked    EventType = "token.revoked"
+	EventConfigLoaded    EventType = "config.loaded"
+	EventAuditRead       EventType = "audit.read"
 )
 
 // Event is one audit record: who, what, when, why. It never holds a secret.

@@ -39,13 +39,14 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 				return Issued{Credential: c}, err
 			}
 		}
-		if c.Version.State != StateActive || !b.now().Before(c.Version.ExpiresAt) {
+		good := c.Version.State == StateActive || c.Version.Cause == CauseCutOff // that one was ended for others' sake
+		if !good || !b.now().Before(c.Version.ExpiresAt) {
 			return Issued{Credential: c}, ended(c)
 		}
 		if seen == 0 {
 			seen = c.Version.Number
 		}
-		if seen < c.Version.Number {
+		if seen < c.Version.Number && c.Version.State == StateActive {
 			return b.open(ctx, caller, c)
 		}
 		latest, err := b.Ledger.Latest(ctx, id)
@@ -92,7 +93,7 @@ func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, kn
 		return Resolved{}, err
 	}
 	now := b.now()
-	if c.Version.State != StateActive || !now.Before(c.Version.ExpiresAt) {
+	if c.Version.State != StateActive || c.Version.Cause == CauseCutOff || !now.Before(c.Version.ExpiresAt) {
 		return Resolved{}, ended(c)
 	}
 	r := Resolved{Issued: Issued{Credential: c}, CacheFor: min(maxCache, c.Version.ExpiresAt.Sub(now)/10)}
@@ -119,7 +120,8 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 	defer look.Stop()
 	for {
 		c, err = b.find(ctx, caller, useWatch, id)
-		if err != nil || c.Version.Number > seen || c.Version.State != StateActive && c.Version.State != StateIssuing {
+		holds := c.Version.State == StateActive && c.Version.Cause != CauseCutOff || c.Version.State == StateIssuing
+		if err != nil || c.Version.Number > seen || !holds {
 			return c, err == nil, err
 		}
 		select {

@@ -23,6 +23,7 @@ type Ledger interface {
 	Versions
 	Tasks
 	Tickets
+	Upkeeps
 }
 
 // Intent is what is written before any upstream is asked, in one transaction.
@@ -56,6 +57,10 @@ type Versions interface {
 	// AskIssuingToEnd keeps a version that is just being minted from becoming active, and writes the event: ErrMoved if it
 	// is not being minted, or no more.
 	AskIssuingToEnd(ctx context.Context, id VersionID, cause Cause, e Event) error
+
+	// Forbid keeps a credential that may still be refreshed though its versions have ended from getting another one, and
+	// writes the event: ErrMoved if there is nothing to forbid.
+	Forbid(ctx context.Context, id CredentialID, e Event) error
 
 	// Record writes events that change no state.
 	Record(ctx context.Context, events ...Event) error
@@ -205,12 +210,21 @@ type Slots interface {
 
 // Denials is what a provider needs that keeps a list of refused versions upstream, written whole each time.
 type Denials interface {
-	// Denied lists, sorted, the versions at an upstream that were asked to end early and have not expired at the given
-	// time: those being ended, those that are stuck, and those that were denied.
-	Denied(ctx context.Context, upstream string, at time.Time) ([]VersionID, error)
+	Upkeep
 
-	// Locked runs fn while no other process runs one for the same upstream. It holds no transaction open.
-	Locked(ctx context.Context, upstream string, fn func(context.Context) error) error
+	// Denied lists the versions at an upstream that were asked to end early and have not expired at the given time: those
+	// being ended, those that are stuck, and those that were denied. They are sorted by their ids.
+	Denied(ctx context.Context, upstream string, at time.Time) ([]Denial, error)
+
+	// CutOff makes every active version at the upstream due for ending, for CauseCutOff, and writes the notes and the event.
+	CutOff(ctx context.Context, upstream string, n Notes, now time.Time, e Event) error
+}
+
+// Denial is a version that is to be refused.
+type Denial struct {
+	ID        VersionID
+	IssuedAt  time.Time
+	ExpiresAt time.Time
 }
 
 // Count is how many things of one kind are in one state now.

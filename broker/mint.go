@@ -60,15 +60,23 @@ func (b *Broker) mint(ctx context.Context, caller Caller, i Issued, event EventT
 	if !ok {
 		return i, b.unminted(ctx, caller, c, fmt.Errorf("%w: %w", ErrNotMinted, Errorf(CodeUnknownProfile, "the profile is no longer offered")))
 	}
+	if err := b.paused(p.Upstream); err != nil {
+		return i, b.unminted(ctx, caller, c, fmt.Errorf("%w: %w", ErrNotMinted, err))
+	}
 	var minted Minted
+	begun := b.now()
 	err := b.upstream(ctx, func(ctx context.Context) (err error) {
 		minted, err = p.Upstream.Mint(ctx, c)
 		return err
 	})
+	b.learnPace(p.Upstream, begun, err)
 	b.Observer.Phase(c.Profile, "upstream", time.Since(start))
 	b.Reached("after_reply")
 	if err != nil {
 		return i, b.unminted(ctx, caller, c, err)
+	}
+	for name, level := range minted.Levels {
+		b.Observer.Level(c.Profile, name, level)
 	}
 	minted.Secret.TaskToken = i.Secret.TaskToken
 	i.Secret = minted.Secret

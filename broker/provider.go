@@ -37,6 +37,8 @@ type Minted struct {
 	UpstreamExpiresAt time.Time         // the upstream's own end; zero if it knows none
 	UpstreamIDs       []string          // the public names by which the upstream's log knows it
 	Trace             map[string]string // all that helps an auditor; never a secret
+
+	Levels map[string]float64 // what the upstream said of its limits, for the metrics: few names, known beforehand
 }
 
 // Result is what a revocation achieved, never more.

@@ -126,6 +126,9 @@ func (b *Broker) anew(ctx context.Context, caller Caller, rs []Request, list []C
 // repeated finds what a key was used for, and refuses it if that was for another request; ErrNoSuch.
 func (b *Broker) repeated(ctx context.Context, caller Caller, want *RequestKey, r Request) (RequestKey, error) {
 	was, err := b.Ledger.Repeated(ctx, want.Caller, want.SHA256)
+	if err == nil && !want.At.Before(was.ExpiresAt) { // it is there until somebody tidies
+		return was, ErrNoSuch
+	}
 	if err == nil && !bytes.Equal(was.RequestSHA256, want.RequestSHA256) {
 		return was, b.refuse(ctx, caller, r, Errorf(CodeIdempotencyMismatch, "this Idempotency-Key came with another request before"))
 	}
@@ -249,6 +252,9 @@ func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *Req
 func ended(c Credential) *Error {
 	if c.Version.State == StateIssuing {
 		return Errorf(CodeConflict, "the credential is not there yet: its ticket waits, or it is just being issued")
+	}
+	if c.Version.Cause == CauseCutOff {
+		return Errorf(CodeCredentialEnded, "the version is %s (cut_off): refresh the credential", c.Version.State)
 	}
 	return Errorf(CodeCredentialEnded, "the credential is %s (%s)", c.Version.State, c.Version.Cause)
 }

@@ -59,7 +59,7 @@ func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause 
 		}
 		alive = slices.DeleteFunc(alive, func(a Credential) bool { return seen[a.Version.ID] })
 		if len(alive) == 0 {
-			return b.Ledger.Credential(ctx, c.ID)
+			return b.noMore(ctx, caller, c.ID, cause, reason)
 		}
 		for _, a := range alive {
 			seen[a.Version.ID] = true
@@ -68,6 +68,20 @@ func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause 
 			return Credential{}, err
 		}
 	}
+}
+
+// noMore answers the state of a credential of which nothing is alive. One that was cut off could still be refreshed: that
+// is over now.
+func (b *Broker) noMore(ctx context.Context, caller Caller, id CredentialID, cause Cause, reason string) (Credential, error) {
+	c, err := b.Ledger.Credential(ctx, id)
+	if err != nil || c.Version.Cause != CauseCutOff {
+		return c, err
+	}
+	c.Version.Cause, c.Version.Reason = cause, reason
+	if err := b.Ledger.Forbid(ctx, id, eventOf(EventRevokeAsked, caller, b.now(), c)); err != nil && !errors.Is(err, ErrMoved) {
+		return c, err
+	}
+	return b.Ledger.Credential(ctx, id)
 }
 
 // endVersions makes the wish to end each version durable, and then one attempt at each. The error says that a wish is not
@@ -232,7 +246,8 @@ func (b *Broker) notEnded(caller Caller, c Credential, err error) (Credential, [
 	now := b.now()
 	v := &c.Version
 	wasStuck := v.State == StateStuck
-	v.LastError = upstreamError(err).Code
+	e := upstreamError(err)
+	v.LastError = e.Code
 	switch {
 	case errors.Is(err, ErrNotRotated): // nothing went wrong: it is the operator's turn
 		v.LastError, v.Revocation.Basis = "", "awaiting_rotation"
@@ -240,7 +255,7 @@ func (b *Broker) notEnded(caller Caller, c Credential, err error) (Credential, [
 	case wasStuck || v.Attempts >= b.MaxAttempts:
 		v.State, v.DueAt = StateStuck, now.Add(jitter(b.StuckRetry))
 	default:
-		v.DueAt = now.Add(jitter(b.Backoff << min(v.Attempts-1, 8)))
+		v.DueAt = now.Add(max(jitter(b.Backoff<<min(v.Attempts-1, 8)), e.RetryAfter))
 	}
 	if v.SelfExpires && now.Before(v.ExpiresAt) && v.DueAt.After(v.ExpiresAt) {
 		v.DueAt = v.ExpiresAt // then it is over by itself

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,7 @@ func (b *Broker) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var busy sync.Map // provider → struct{}: one goroutine each
+	var keeping atomic.Bool
 	var tidied time.Time
 	for {
 		if err := b.sweepTasks(ctx); err != nil && ctx.Err() == nil {
@@ -34,6 +36,14 @@ func (b *Broker) Run(ctx context.Context) {
 			if err := b.Ledger.Tidy(ctx, b.now()); err != nil && ctx.Err() == nil {
 				b.Logger.ErrorContext(ctx, "cannot tidy", "error", err)
 			}
+		}
+		if keeping.CompareAndSwap(false, true) {
+			wg.Go(func() {
+				defer keeping.Store(false)
+				if err := b.sweepUpkeep(ctx); err != nil && ctx.Err() == nil {
+					b.Logger.ErrorContext(ctx, "cannot look for upkeep", "error", err)
+				}
+			})
 		}
 		providers, err := b.Ledger.DueProviders(ctx, b.now())
 		if err != nil && ctx.Err() == nil {
@@ -60,7 +70,7 @@ func (b *Broker) Run(ctx context.Context) {
 
 // Sweep does all that is due now, once.
 func (b *Broker) Sweep(ctx context.Context) error {
-	err := b.sweepTasks(ctx)
+	err := errors.Join(b.sweepTasks(ctx), b.sweepUpkeep(ctx))
 	providers, dueErr := b.Ledger.DueProviders(ctx, b.now())
 	err = errors.Join(err, dueErr)
 	for _, provider := range providers {

@@ -342,6 +342,8 @@ func (w *watcher) Done(op, profile, provider, outcome string) {
 	w.done[op+" "+profile+" "+provider+" "+outcome]++
 }
 
+func (w *watcher) Level(string, string, float64) {}
+
 func (w *watcher) Lag(_ string, late time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -21,7 +21,7 @@ var modelLimits = broker.Limits{PerTask: 6, PerAgent: 9, PerProfile: 9, PerCalle
 // against a model that is simple enough to be believed. -rapid.checks and -rapid.steps make it longer.
 // The sequences are the same each time; `make test-model` plays new ones.
 func TestModel(t *testing.T) {
-	for name, value := range map[string]string{"rapid.seed": "1", "rapid.checks": "12", "rapid.nofailfile": "true", "rapid.shrinktime": "20s"} {
+	for name, value := range map[string]string{"rapid.seed": "1", "rapid.checks": "50", "rapid.nofailfile": "true", "rapid.shrinktime": "20s"} {
 		set := false
 		flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
 		if !set {
@@ -79,7 +79,6 @@ type cred struct {
 	used                             bool // its ticket was redeemed
 	token                            string
 	tokenEnd                         time.Time
-	gen                              int // of the pool's key that it holds
 }
 
 // version is one version. Its state is the ledger's, once that was found to be among those that may be.
@@ -90,6 +89,7 @@ type version struct {
 	expires time.Time
 	nothing bool // nobody was ever answered with it
 	waiting bool // its ticket is not redeemed
+	gen     int  // of the pool's key that it bears
 
 	replaced time.Time      // it ends then at the latest, for a newer one is there
 	may      []broker.State // what it may be after this step; none: what it was
@@ -133,7 +133,7 @@ func (c *cred) denies() bool { return c.profile == "aws" || c.profile == "strict
 // holds tells whether a pool's key is out of reach for others because of the credential.
 func (m *model) holds(c *cred) bool {
 	return c.profile == "pool" && slices.ContainsFunc(c.versions, func(v *version) bool {
-		return !v.state.Ended() && !v.waiting && (v.state != broker.StateStuck || c.gen == m.gen)
+		return !v.state.Ended() && !v.waiting && (v.state != broker.StateStuck || v.gen == m.gen)
 	})
 }
 
@@ -187,7 +187,7 @@ func (m *model) mayEnd(c *cred, v *version, cause broker.Cause) {
 		}
 	case c.aws():
 		v.may = []broker.State{broker.StateRevoking}
-	case cause == broker.CauseRevoked && c.gen == m.gen:
+	case cause == broker.CauseRevoked && v.gen == m.gen:
 		v.may = []broker.State{broker.StateStuck}
 	default:
 		v.may = []broker.State{broker.StateRevoked}
@@ -225,7 +225,7 @@ func (m *model) add(c *cred, code broker.Code, state broker.State, got client.Is
 	}
 	if code == "" {
 		m.supersede(c, now)
-		v.secret, c.gen = got.Secret, m.gen
+		v.secret, v.gen = got.Secret, m.gen
 		if got.Version != len(c.versions)+1 || !got.ExpiresAt.Equal(v.expires) || got.Status != client.Active {
 			m.t.Errorf("version %d (%s) until %s, want %d until %s", got.Version, got.Status, got.ExpiresAt, len(c.versions)+1, v.expires)
 		}
@@ -288,6 +288,12 @@ func (m *model) drawCred(t *rapid.T) *cred {
 	}
 	if len(known) == 0 {
 		t.Skip("no credential yet")
+	}
+	if rapid.IntRange(0, 3).Draw(t, "any") > 0 { // most of the time one that is active
+		active := slices.DeleteFunc(slices.Clone(known), func(c *cred) bool { return c.current().state != broker.StateActive })
+		if len(active) > 0 {
+			known = active
+		}
 	}
 	return known[len(known)-1-rapid.IntRange(0, min(len(known)-1, 7)).Draw(t, "credential, from the newest")]
 }
@@ -556,8 +562,15 @@ func (m *model) only(call func() (reply, []client.IssuedCredential), codes ...br
 
 // drawUser picks who uses a credential, and what that is refused with; no code: it may.
 func (m *model) drawUser(t *rapid.T, c *cred) (caller, broker.Code) {
-	who := rapid.SampledFrom([]string{"owner", "owner", "owner", "its task", "another", "auditor", "operator"}).Draw(t, "who")
+	who := rapid.SampledFrom([]string{"owner", "owner", "owner", "its task", "another task", "another", "auditor", "operator"}).Draw(t, "who")
 	at := drawReplica(t)
+	if who == "another task" {
+		for _, o := range m.creds {
+			if o.token != "" && o.of() != c.of() && !m.taskEnded(o.caller, o.task) && m.clock.Now().Before(o.tokenEnd) {
+				return m.by(o.token).on(at), broker.CodeNotFound
+			}
+		}
+	}
 	switch {
 	case who == "its task" && c.token != "":
 		as := m.by(c.token).on(at)
@@ -734,7 +747,7 @@ func (m *model) expectRedeem(c *cred, at int) {
 			return
 		}
 		a.want(m.t, http.StatusOK)
-		v.secret, c.gen = a.issued.Secret, m.gen
+		v.secret, v.gen = a.issued.Secret, m.gen
 		if !a.issued.ExpiresAt.Equal(v.expires) || a.issued.ID != c.id {
 			m.t.Errorf("redeemed %s until %s, want %s until %s", a.issued.ID, a.issued.ExpiresAt, c.id, v.expires)
 		}
@@ -816,11 +829,14 @@ func (m *model) EndTask(t *rapid.T) {
 	}
 }
 
-// Advance moves everybody's clock.
+// Advance moves everybody's clock; most of the time somebody sweeps then.
 func (m *model) Advance(t *rapid.T) {
 	m.clock.advance(rapid.SampledFrom([]time.Duration{
-		time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute, time.Hour, 3 * time.Hour, 25 * time.Hour,
+		5 * time.Minute, time.Second, time.Minute, 5 * time.Minute, 8 * time.Minute, 30 * time.Minute, 50 * time.Minute, 3 * time.Hour, 25 * time.Hour,
 	}).Draw(t, "by"))
+	if rapid.IntRange(0, 2).Draw(t, "and sweep") > 0 {
+		m.Sweep(t)
+	}
 }
 
 // Sweep does what is due, on one replica.
@@ -855,8 +871,11 @@ func (m *model) expectSwept(c *cred, v *version, now time.Time) {
 		v.may = []broker.State{broker.StateExpired}
 	case v.state == broker.StateLost:
 		m.mayEnd(c, v, broker.CauseAbandoned)
-	case v.state == broker.StateRevoking && c.denies():
-		v.may = []broker.State{broker.StateRevoking, broker.StateRevoked}
+	case c.denies() && (v.state == broker.StateRevoking || v.state == broker.StateStuck): // tried again, if it is due
+		v.may = []broker.State{v.state, broker.StateRevoked}
+		if m.denyFails() {
+			v.may = append(v.may, broker.StateStuck)
+		}
 		if over {
 			v.may = append(v.may, broker.StateExpired)
 		}
@@ -864,7 +883,7 @@ func (m *model) expectSwept(c *cred, v *version, now time.Time) {
 		v.may = []broker.State{broker.StateExpired}
 	case v.state == broker.StateStuck:
 		v.may = []broker.State{broker.StateStuck}
-		if c.gen != m.gen {
+		if v.gen != m.gen {
 			v.may = append(v.may, broker.StateRevoked)
 		}
 	}
@@ -875,7 +894,7 @@ func (m *model) FailMint(t *rapid.T) {
 	if m.mintFault() != "" {
 		t.Skip("it is about to")
 	}
-	m.mint = m.front.on("AssumeRole", "", rapid.SampledFrom([]string{refuse, throttle, lose}).Draw(t, "how"), 1)
+	m.mint = m.front.on("AssumeRole", "", rapid.SampledFrom([]string{refuse, lose}).Draw(t, "how"), 1)
 }
 
 // FailDenial lets the vendor fail the next write of its policy.

@@ -140,7 +140,7 @@ func TestConcurrentRefreshesWithAFailure(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	first := r.mustIssue(ask("aws", "t1"))
-	r.front.on("AssumeRole", "", throttle, 1)
+	r.front.on("AssumeRole", "", refuse, 1)
 	var mu sync.Mutex
 	secrets, failed := map[string]int{}, 0
 	together(20, func(i int) {
@@ -149,7 +149,7 @@ func TestConcurrentRefreshesWithAFailure(t *testing.T) {
 		defer mu.Unlock()
 		if a.status == http.StatusCreated {
 			secrets[secretOf(a.issued.Secret)]++
-		} else if a.code == broker.CodeUpstreamThrottled {
+		} else if a.code == broker.CodeUpstreamRefused {
 			failed++
 		} else {
 			t.Errorf("%d %s", a.status, a.code)

@@ -23,12 +23,15 @@ type Metrics struct {
 	done     *prometheus.CounterVec
 	lag      *prometheus.HistogramVec
 	requests *prometheus.HistogramVec
+	levels   *prometheus.GaugeVec
 }
 
 // Ledger tells what only the database knows: how many versions are in trouble, how many keys are in which state.
 type Ledger interface {
 	Troubled(ctx context.Context) ([]broker.Count, error)
 	Slots(ctx context.Context) ([]broker.Count, error)
+	// Fill is how full each upstream is of what the broker keeps there: 0 to 1.
+	Fill(ctx context.Context) (map[string]float64, error)
 }
 
 // New makes the metrics in a registry of their own.
@@ -52,6 +55,10 @@ func New(ledger Ledger) *Metrics {
 			Name: "taskpass_sweeper_lag_seconds", Buckets: []float64{.1, .5, 1, 2, 5, 10, 30, 60, 300, 1800},
 			Help: "How late due work was begun.",
 		}, []string{"provider"}),
+		levels: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "taskpass_upstream_level",
+			Help: "What the upstream said of one of its limits at the latest mint, such as packed_policy_percent.",
+		}, []string{"profile", "level"}),
 		requests: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "taskpass_http_request_seconds", Buckets: buckets, Help: "HTTP requests by route and status.",
 		}, []string{"route", "method", "status"}),
@@ -73,6 +80,11 @@ func (m *Metrics) Lag(provider string, late time.Duration) {
 	m.lag.WithLabelValues(provider).Observe(late.Seconds())
 }
 
+// Level implements broker.Observer.
+func (m *Metrics) Level(profile, name string, value float64) {
+	m.levels.WithLabelValues(profile, name).Set(value)
+}
+
 // Request counts one HTTP request. A route outside the contract is counted under an empty name.
 func (m *Metrics) Request(route, method string, status int, took time.Duration) {
 	switch method {
@@ -91,7 +103,10 @@ func (m *Metrics) Handler() http.Handler {
 var (
 	troubled = prometheus.NewDesc("taskpass_versions_in_trouble",
 		"Versions that are revoking, lost or stuck now. Any stuck one needs an operator.", []string{"provider", "state"}, nil)
-	poolKeys = prometheus.NewDesc("taskpass_pool_keys", "Keys of a pool by state.", []string{"pool", "state"}, nil)
+	poolKeys  = prometheus.NewDesc("taskpass_pool_keys", "Keys of a pool by state.", []string{"pool", "state"}, nil)
+	fillRatio = prometheus.NewDesc("taskpass_upkeep_fill_ratio",
+		"How full an upstream is of what the broker keeps there, such as a role's deny policies. Above 0.7 an operator is needed.",
+		[]string{"upstream"}, nil)
 	ledgerUp = prometheus.NewDesc("taskpass_ledger_up", "1 if the ledger answered this scrape.", nil, nil)
 )
 
@@ -101,6 +116,7 @@ type fromLedger struct{ ledger Ledger }
 func (fromLedger) Describe(ch chan<- *prometheus.Desc) {
 	ch <- troubled
 	ch <- poolKeys
+	ch <- fillRatio
 	ch <- ledgerUp
 }
 
@@ -119,6 +135,13 @@ func (c fromLedger) Collect(ch chan<- prometheus.Metric) {
 		for _, n := range counts {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n.N), n.Of, n.State)
 		}
+	}
+	fill, err := c.ledger.Fill(ctx)
+	if err != nil {
+		up = 0
+	}
+	for upstream, ratio := range fill {
+		ch <- prometheus.MustNewConstMetric(fillRatio, prometheus.GaugeValue, ratio, upstream)
 	}
 	ch <- prometheus.MustNewConstMetric(ledgerUp, prometheus.GaugeValue, up)
 }

@@ -16,11 +16,14 @@ import (
 
 type ledger struct {
 	troubled, slots []broker.Count
+	fill            map[string]float64
 	err             error
 }
 
 func (l ledger) Troubled(context.Context) ([]broker.Count, error) { return l.troubled, l.err }
 func (l ledger) Slots(context.Context) ([]broker.Count, error)    { return l.slots, nil }
+
+func (l ledger) Fill(context.Context) (map[string]float64, error) { return l.fill, nil }
 
 func scrape(t *testing.T, m *metrics.Metrics) string {
 	t.Helper()
@@ -57,7 +60,9 @@ func TestMetrics(t *testing.T) {
 	m := metrics.New(ledger{
 		troubled: []broker.Count{{Of: "aws", State: "stuck", N: 2}, {Of: "aws", State: "lost", N: 1}},
 		slots:    []broker.Count{{Of: "search", State: "held", N: 3}},
+		fill:     map[string]float64{"arn:aws:iam::1:role/r": 0.75},
 	})
+	m.Level("p", "packed_policy_percent", 41)
 	m.Phase("p", "upstream", 20*time.Millisecond)
 	m.Phase("p", "upstream", 3*time.Second)
 	m.Done("issue", "p", "aws", "ok")
@@ -76,6 +81,8 @@ func TestMetrics(t *testing.T) {
 		`taskpass_versions_in_trouble{provider="aws",state="stuck"} 2`,
 		`taskpass_versions_in_trouble{provider="aws",state="lost"} 1`,
 		`taskpass_pool_keys{pool="search",state="held"} 3`,
+		`taskpass_upkeep_fill_ratio{upstream="arn:aws:iam::1:role/r"} 0.75`,
+		`taskpass_upstream_level{level="packed_policy_percent",profile="p"} 41`,
 		`taskpass_ledger_up 1`)
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,16 +12,25 @@ import (
 )
 
 // Denied implements broker.Denials.
-func (s *Store) Denied(ctx context.Context, upstream string, at time.Time) ([]broker.VersionID, error) {
-	ids, err := s.q.DeniedAt(ctx, db.DeniedAtParams{Upstream: upstream, At: at})
-	list := make([]broker.VersionID, len(ids))
-	for i, id := range ids {
-		list[i] = broker.VersionID(id)
+func (s *Store) Denied(ctx context.Context, upstream string, at time.Time) ([]broker.Denial, error) {
+	rows, err := s.q.DeniedAt(ctx, db.DeniedAtParams{Upstream: upstream, At: at})
+	list := make([]broker.Denial, len(rows))
+	for i, r := range rows {
+		list[i] = broker.Denial{ID: broker.VersionID(r.ID), IssuedAt: r.IssuedAt, ExpiresAt: r.ExpiresAt}
 	}
 	return list, err
 }
 
-// Locked implements broker.Denials by an advisory lock of the session, on a connection of its own: the pool's are for the
+// CutOff implements broker.Denials.
+func (s *Store) CutOff(ctx context.Context, upstream string, n broker.Notes, now time.Time, e broker.Event) error {
+	return s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
+		return []broker.Event{e}, errors.Join(
+			q.SaveUpkeep(ctx, saveUpkeep(upstream, n)),
+			q.CutOff(ctx, db.CutOffParams{Upstream: upstream, Now: &now}))
+	})
+}
+
+// Locked implements broker.Upkeep by an advisory lock of the session, on a connection of its own: the pool's are for the
 // work that is done meanwhile, no transaction stays open (P10), and PostgreSQL frees the lock with the connection,
 // whatever became of the process. As many locks may be waited for or held at once as the pool has connections.
 func (s *Store) Locked(ctx context.Context, upstream string, fn func(context.Context) error) error {

@@ -224,6 +224,17 @@ func (s *Store) AskIssuingToEnd(ctx context.Context, id broker.VersionID, cause 
 	})
 }
 
+// Forbid implements broker.Versions.
+func (s *Store) Forbid(ctx context.Context, id broker.CredentialID, e broker.Event) error {
+	return s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
+		n, err := q.Forbid(ctx, string(id))
+		if err == nil && n == 0 {
+			err = broker.ErrMoved
+		}
+		return []broker.Event{e}, err
+	})
+}
+
 // Record implements broker.Versions.
 func (s *Store) Record(ctx context.Context, events ...broker.Event) error {
 	return s.commit(ctx, &write{events: events}, nil)

@@ -199,8 +199,46 @@ SELECT t.id, t.caller, c.role, t.created_at, t.expires_at, t.revoked_at
 FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id LIMIT 1000;
 
 -- name: DeniedAt :many
-SELECT id FROM versions
+SELECT id, issued_at, expires_at FROM versions
 WHERE upstream = @upstream AND expires_at > @at AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id;
+
+-- CutOff has every active version of an upstream ended by the sweeper. What is being ended for another reason keeps it.
+-- name: CutOff :exec
+UPDATE versions SET cause = CASE WHEN cause = '' THEN 'cut_off' ELSE cause END, due_at = LEAST(due_at, @now)
+WHERE upstream = @upstream AND state = 'active';
+
+-- Forbid takes the event that was to be written with it when it finds nothing: see MoveVersion.
+-- name: Forbid :execrows
+UPDATE versions SET cause = 'revoked'
+FROM credentials WHERE credentials.id = @credential_id AND versions.credential_id = credentials.id
+    AND versions.number = credentials.current AND versions.cause = 'cut_off';
+
+-- name: UpkeepNotes :one
+SELECT state FROM upkeep WHERE upstream = @upstream;
+
+-- name: SaveUpkeep :exec
+INSERT INTO upkeep (upstream, due_at, state, used, room)
+VALUES (@upstream, COALESCE(sqlc.narg(look_by)::timestamptz, '-infinity'), @state, @used, @room)
+ON CONFLICT (upstream) DO UPDATE SET
+    due_at = LEAST(upkeep.due_at, COALESCE(sqlc.narg(look_by)::timestamptz, 'infinity')),
+    state = EXCLUDED.state, used = EXCLUDED.used, room = EXCLUDED.room;
+
+-- UpkeepNotDue lists what is known and not due, so that looking costs no write.
+-- name: UpkeepNotDue :many
+SELECT upstream FROM upkeep WHERE upstream = ANY (@upstreams::text[]) AND due_at > @now;
+
+-- name: ClaimUpkeep :many
+INSERT INTO upkeep (upstream, due_at)
+SELECT u, @until FROM unnest(@upstreams::text[]) AS u ORDER BY u
+ON CONFLICT (upstream) DO UPDATE SET due_at = EXCLUDED.due_at WHERE upkeep.due_at <= @now
+RETURNING upstream;
+
+-- name: KeptUpkeep :exec
+UPDATE upkeep SET due_at = CASE WHEN due_at < @leased THEN LEAST(due_at, @next) ELSE @next END
+WHERE upstream = @upstream;
+
+-- name: UpkeepFill :many
+SELECT upstream, used, room FROM upkeep WHERE room > 0;
 
 -- AddTask leaves a task that holds something where it is when the parent has ended: a request that is refused ends nothing.
 -- name: AddTask :exec

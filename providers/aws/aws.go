@@ -2,10 +2,11 @@ package aws
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -13,13 +14,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsarn "github.com/aws/aws-sdk-go-v2/aws/arn"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
-	"github.com/aws/smithy-go/logging"
 
 	"github.com/taskpass/taskpass/broker"
 )
@@ -35,53 +32,40 @@ type Deps struct {
 type Provider struct {
 	cfg    Config
 	sts    *sts.Client
+	own    *source
 	denier *denier
 	clock  func() time.Time
 }
 
 // New makes the provider of one profile. It reads the broker's own credentials but asks AWS nothing.
 func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
-	options := []func(*config.LoadOptions) error{
-		config.WithRegion(cfg.Region),
-		config.WithLogger(logging.Nop{}), // the SDK's own would write past our log, and may quote an answer
-		// A retried AssumeRole is a second session under the same name. Retries are the broker's, under a new version.
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-			t.MaxIdleConnsPerHost, t.MaxIdleConns = 64, 256 // the SDK's 10 make a busy broker dial anew
-		})),
-	}
-	if cfg.AccessKeyID != "" {
-		id, err := cfg.AccessKeyID.Resolve()
-		if err != nil {
-			return nil, fmt.Errorf("access_key_id: %w", err)
-		}
-		key, err := cfg.SecretAccessKey.Resolve()
-		if err != nil {
-			return nil, fmt.Errorf("secret_access_key: %w", err)
-		}
-		options = append(options, config.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(id.Reveal(), key.Reveal(), "")))
-	}
-	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	loaded, err := load(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("loading the AWS configuration of this machine: %w", err)
-	}
-	loaded.HTTPClient = wholeBody{loaded.HTTPClient}
-	if cfg.Endpoint != "" {
-		loaded.BaseEndpoint = &cfg.Endpoint
+		return nil, err
 	}
 	role, err := awsarn.Parse(cfg.RoleARN)
 	if err != nil {
 		return nil, fmt.Errorf("role_arn: %w", err)
 	}
+	client := sts.NewFromConfig(loaded)
+	own := newSource(cfg, client)
 	return &Provider{
-		cfg: cfg, sts: sts.NewFromConfig(loaded), clock: deps.Clock,
-		denier: newDenier(iam.NewFromConfig(loaded), role, cfg.RoleARN, deps),
+		cfg: cfg, sts: client, own: own, clock: deps.Clock,
+		denier: newDenier(iam.NewFromConfig(loaded), role, own, cfg, deps),
 	}, nil
 }
 
-// Capabilities implements broker.Provider.
-func (p *Provider) Capabilities() broker.Capabilities { return p.cfg.Capabilities() }
+// Capabilities implements broker.Provider. A broker that turns out to be on a role itself promises less from then on.
+func (p *Provider) Capabilities() broker.Capabilities {
+	caps := p.cfg.Capabilities()
+	if p.own.chained() {
+		caps.MaxTTL = chainedMax
+	}
+	return caps
+}
+
+// Quota implements broker.Metered: STS counts by the asking account and the region.
+func (p *Provider) Quota() string { return "sts/" + p.own.name + "/" + p.cfg.region() }
 
 // Upstream implements broker.Provider: sessions live under their role.
 func (p *Provider) Upstream(broker.Credential) string { return p.cfg.RoleARN }
@@ -92,10 +76,13 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	if err != nil {
 		return broker.Minted{}, fmt.Errorf("%w%w", notMinted{}, err)
 	}
-	ctx, sent := watchSending(ctx)
-	out, err := p.sts.AssumeRole(ctx, in)
+	if err := p.own.checkChain(ctx, time.Duration(*in.DurationSeconds)*time.Second); err != nil {
+		return broker.Minted{}, fmt.Errorf("%w%w", notMinted{}, err)
+	}
+	watched, sent := watchSending(ctx)
+	out, err := p.sts.AssumeRole(watched, in)
 	if err != nil {
-		return broker.Minted{}, mintError(err, sent(), p.cfg.RoleARN)
+		return broker.Minted{}, p.mintError(ctx, err, sent())
 	}
 	cred := out.Credentials
 	if cred == nil || cred.AccessKeyId == nil || cred.SecretAccessKey == nil || cred.SessionToken == nil {
@@ -112,13 +99,18 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	if id, ok := awsmiddleware.GetRequestIDMetadata(out.ResultMetadata); ok {
 		trace["request_id"] = id
 	}
+	for _, tag := range in.Tags {
+		trace["tag."+*tag.Key] = *tag.Value
+	}
+	minted := broker.Minted{
+		Secret: p.bundle(cred, c.Version.ExpiresAt), UpstreamExpiresAt: aws.ToTime(cred.Expiration).UTC(),
+		UpstreamIDs: []string{*cred.AccessKeyId}, Trace: trace,
+	}
 	if packed := out.PackedPolicySize; packed != nil { //nolint:staticcheck // its replacement is not in STS's answers everywhere yet
 		trace["packed_policy_percent"] = strconv.Itoa(int(*packed))
+		minted.Levels = map[string]float64{"packed_policy_percent": float64(*packed)}
 	}
-	return broker.Minted{
-		Secret: bundle(cred, p.cfg.Region), UpstreamExpiresAt: aws.ToTime(cred.Expiration).UTC(),
-		UpstreamIDs: []string{*cred.AccessKeyId}, Trace: trace,
-	}, nil
+	return minted, nil
 }
 
 func (p *Provider) request(c broker.Credential) (*sts.AssumeRoleInput, error) {
@@ -143,12 +135,8 @@ func (p *Provider) request(c broker.Credential) (*sts.AssumeRoleInput, error) {
 	for _, a := range arns {
 		in.PolicyArns = append(in.PolicyArns, types.PolicyDescriptorType{Arn: aws.String(a)})
 	}
-	keys := make([]string, 0, len(p.cfg.Tags))
-	for key := range p.cfg.Tags {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	in.TransitiveTagKeys = p.cfg.TransitiveTags
+	for _, key := range slices.Sorted(maps.Keys(p.cfg.Tags)) {
 		value, err := fill(p.cfg.Tags[key], c)
 		if err != nil {
 			return nil, err
@@ -158,16 +146,33 @@ func (p *Provider) request(c broker.Credential) (*sts.AssumeRoleInput, error) {
 	return in, nil
 }
 
-func bundle(c *types.Credentials, region string) broker.Bundle {
+// bundle is a session in the forms that AWS's own tools take: three fields, the environment, and the answer of a
+// credential_process: https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+//
+// Its end is ours, which the session policy enforces, and not the later one of STS.
+func (p *Provider) bundle(c *types.Credentials, end time.Time) broker.Bundle {
 	id, key, token := broker.NewSecret(*c.AccessKeyId), broker.NewSecret(*c.SecretAccessKey), broker.NewSecret(*c.SessionToken)
-	return broker.Bundle{
+	expiration := end.UTC().Truncate(time.Second).Format(time.RFC3339)
+	process, _ := json.Marshal(struct { // strings and a number always encode
+		Version                                   int
+		AccessKeyID                               string `json:"AccessKeyId"`
+		SecretAccessKey, SessionToken, Expiration string
+	}{1, *c.AccessKeyId, *c.SecretAccessKey, *c.SessionToken, expiration})
+	b := broker.Bundle{
 		Type: "aws_session", Primary: "session_token",
-		Fields: map[string]broker.Secret{"access_key_id": id, "secret_access_key": key, "session_token": token},
+		Fields: map[string]broker.Secret{
+			"access_key_id": id, "secret_access_key": key, "session_token": token,
+			"credential_process": broker.NewSecret(string(process)),
+		},
 		Env: map[string]broker.Secret{
 			"AWS_ACCESS_KEY_ID": id, "AWS_SECRET_ACCESS_KEY": key, "AWS_SESSION_TOKEN": token,
-			"AWS_REGION": broker.NewSecret(region),
+			"AWS_CREDENTIAL_EXPIRATION": broker.NewSecret(expiration),
 		},
 	}
+	if p.cfg.Region != "" {
+		b.Env["AWS_REGION"] = broker.NewSecret(p.cfg.Region)
+	}
+	return b
 }
 
 // Revoke implements broker.Provider.
@@ -175,12 +180,27 @@ func (p *Provider) Revoke(ctx context.Context, c broker.Credential) (broker.Revo
 	if p.cfg.Revocation.Mode == "none" {
 		return broker.Revocation{Result: broker.ResultExpires, EffectiveAt: c.Version.ExpiresAt, Basis: "self_expires"}, nil
 	}
-	if err := p.denier.reconcile(ctx); err != nil {
+	basis, err := p.denier.deny(ctx, c.Version.ID, c.Version.ExpiresAt)
+	if err != nil {
 		return broker.Revocation{}, err
 	}
 	return broker.Revocation{
-		Result: broker.ResultDenied, EffectiveAt: p.clock().UTC().Add(p.Capabilities().RevokeLag), Basis: "role_policy_written",
+		Result: broker.ResultDenied, EffectiveAt: p.clock().UTC().Add(p.Capabilities().RevokeLag), Basis: basis,
 	}, nil
+}
+
+// Keeps implements broker.Keeper: the role's deny policies.
+func (p *Provider) Keeps() string {
+	if p.cfg.Revocation.Mode == "none" {
+		return ""
+	}
+	return p.cfg.RoleARN
+}
+
+// Keep implements broker.Keeper.
+func (p *Provider) Keep(ctx context.Context) (time.Time, error) {
+	p.own.identity(ctx) // so that a broker on a role promises no more than it can do
+	return p.denier.keep(ctx)
 }
 
 func put(m map[string]string, key string, value *string) {

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,25 +16,46 @@ import (
 // Config is the `aws` section of a profile.
 type Config struct {
 	RoleARN    string `yaml:"role_arn"`    // the role that sessions are made of
-	Region     string `yaml:"region"`      // whose STS is asked
+	Region     string `yaml:"region"`      // whose STS is asked; empty: the first of the partition that the role's ARN names
 	ExternalID string `yaml:"external_id"` // for roles of other accounts
 	Endpoint   string `yaml:"endpoint"`    // for STS and IAM; empty: AWS's own
 
-	// Source of the broker's own credentials; both empty: the SDK's default chain.
-	AccessKeyID     broker.Ref `yaml:"access_key_id"`
-	SecretAccessKey broker.Ref `yaml:"secret_access_key"`
+	// Source of the broker's own credentials, one of three; none: the SDK's default chain.
+	AccessKeyID     broker.Ref   `yaml:"access_key_id"`
+	SecretAccessKey broker.Ref   `yaml:"secret_access_key"`
+	ConfigProfile   string       `yaml:"config_profile"` // a profile of AWS's own shared configuration files
+	WebIdentity     *WebIdentity `yaml:"web_identity"`
 
 	SourceIdentity bool              `yaml:"source_identity"` // set SourceIdentity to the version's id; the role's trust policy must allow it
 	Tags           map[string]string `yaml:"tags"`            // session tags; values may hold placeholders
+	TransitiveTags []string          `yaml:"transitive_tags"` // keys of tags that a chained session keeps
+
+	// STSAndIAM must say "accept" for sessions that may call STS and IAM as far as their scopes allow it. Such a session can
+	// chain into another role, where neither its end nor its denial follows it.
+	STSAndIAM string `yaml:"sts_and_iam"`
 
 	Revocation Revocation       `yaml:"revocation"`
 	Scopes     map[string]Scope `yaml:"scopes"`
 }
 
+// WebIdentity is a role that the broker gets by a token of an OIDC provider, such as a Kubernetes service account's.
+type WebIdentity struct {
+	RoleARN   string `yaml:"role_arn"`
+	TokenFile string `yaml:"token_file"` // absolute; read anew each time
+}
+
 // Revocation is how sessions are ended early.
 type Revocation struct {
-	Mode string         `yaml:"mode"` // "deny" (the default): the role's inline policy refuses the session; "none"
+	Mode string         `yaml:"mode"` // "deny" (the default): the role's policies refuse the session; "none"
 	Lag  *time.Duration `yaml:"lag"`  // how long AWS may take to obey; absent: 5 min
+
+	By            string        `yaml:"by"`             // what a session is told by: "userid" (the default) or "source_identity"
+	SpillPolicies []string      `yaml:"spill_policies"` // ARNs of managed policies, attached to the role, for what the inline policy cannot hold
+	CheckEvery    time.Duration `yaml:"check_every"`    // how often the policies are looked at; absent: 5 min
+
+	// CutOff must say "accept" for the last resort: when every policy is full, all sessions of the role that are older than a
+	// moment are refused, and their tasks are told to refresh. Without it, what does not fit is stuck.
+	CutOff string `yaml:"cut_off"`
 }
 
 // Scope is what one scope means: fragments of a session policy, and managed policies.
@@ -59,10 +81,29 @@ const (
 	minDuration     = 15 * time.Minute
 	maxDuration     = 12 * time.Hour
 
+	defaultCheck = 5 * time.Minute
+	maxSpill     = 10 // IAM attaches 10 managed policies to a role, unless the quota was raised to 20
+
 	defaultLag = 5 * time.Minute // an upper bound for "a few minutes", in which IAM's changes reach every endpoint
 )
 
 var regionForm = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-\d$`)
+
+// partitions are AWS's own, with the region that is asked when none is named, and what all their regions begin with.
+var partitions = map[string]struct{ region, prefix string }{
+	"aws":        {"us-east-1", ""},
+	"aws-cn":     {"cn-north-1", "cn-"},
+	"aws-us-gov": {"us-gov-west-1", "us-gov-"},
+}
+
+// region is the one whose STS is asked.
+func (c Config) region() string {
+	if c.Region != "" {
+		return c.Region
+	}
+	role, _ := awsarn.Parse(c.RoleARN)
+	return partitions[role.Partition].region
+}
 
 // ScopeNames lists the scopes, sorted.
 func (c Config) ScopeNames() []string {
@@ -83,6 +124,9 @@ func (c Config) Capabilities() broker.Capabilities {
 			caps.RevokeLag = *c.Revocation.Lag
 		}
 	}
+	if c.WebIdentity != nil { // that makes the broker a role's session
+		caps.MaxTTL = chainedMax
+	}
 	return caps
 }
 
@@ -92,25 +136,29 @@ func (c Config) Check() []broker.Fault {
 	add := func(pointer, format string, args ...any) {
 		faults = append(faults, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
 	}
-	if a, err := awsarn.Parse(c.RoleARN); err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/") {
+	role, err := awsarn.Parse(c.RoleARN)
+	if err != nil || role.Service != "iam" || !strings.HasPrefix(role.Resource, "role/") {
 		add("role_arn", "is not the ARN of an IAM role")
+	} else if _, known := partitions[role.Partition]; !known && c.Region == "" {
+		add("region", "is required: the role's ARN names a partition whose regions are not known here")
 	}
-	if !regionForm.MatchString(c.Region) {
+	switch {
+	case c.Region != "" && !regionForm.MatchString(c.Region):
 		add("region", "is not a region such as eu-west-1")
+	case c.Region != "" && err == nil && partitionOf(c.Region) != role.Partition && partitions[role.Partition].region != "":
+		add("region", "is not of the role's partition")
 	}
-	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
-		add("access_key_id", "and secret_access_key go together")
+	faults = append(faults, c.checkSource()...)
+	for _, f := range c.Revocation.check(c.SourceIdentity) {
+		add("revocation."+f.Pointer, "%s", f.Reason)
 	}
-	for pointer, ref := range map[string]broker.Ref{"access_key_id": c.AccessKeyID, "secret_access_key": c.SecretAccessKey} {
-		if ref != "" && ref.Check() != nil {
-			add(pointer, "%v", ref.Check())
+	if c.STSAndIAM != "" && c.STSAndIAM != "accept" {
+		add("sts_and_iam", "can only say accept")
+	}
+	for i, key := range c.TransitiveTags {
+		if _, ok := c.Tags[key]; !ok {
+			add(fmt.Sprintf("transitive_tags[%d]", i), "is not the key of one of the tags")
 		}
-	}
-	if c.Revocation.Mode != "" && c.Revocation.Mode != "deny" && c.Revocation.Mode != "none" {
-		add("revocation.mode", "is neither deny nor none")
-	}
-	if lag := c.Revocation.Lag; lag != nil && (*lag < 0 || *lag > time.Hour) {
-		add("revocation.lag", "is not between 0 s and 1 h")
 	}
 	if len(c.Tags) > maxTags {
 		add("tags", "has more than the %d that STS takes", maxTags)
@@ -125,6 +173,85 @@ func (c Config) Check() []broker.Fault {
 	}
 	for name, scope := range c.Scopes {
 		faults = append(faults, scope.check("scopes."+name)...)
+	}
+	return faults
+}
+
+// partitionOf finds a region's partition by its beginning.
+func partitionOf(region string) string {
+	for name, p := range partitions {
+		if p.prefix != "" && strings.HasPrefix(region, p.prefix) {
+			return name
+		}
+	}
+	return "aws"
+}
+
+// checkSource checks where the broker's own credentials come from.
+func (c Config) checkSource() []broker.Fault {
+	var faults []broker.Fault
+	add := func(pointer, reason string) {
+		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
+	}
+	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
+		add("access_key_id", "and secret_access_key go together")
+	}
+	for pointer, ref := range map[string]broker.Ref{"access_key_id": c.AccessKeyID, "secret_access_key": c.SecretAccessKey} {
+		if ref != "" && ref.Check() != nil {
+			add(pointer, ref.Check().Error())
+		}
+	}
+	keys := c.AccessKeyID != "" || c.SecretAccessKey != ""
+	if c.ConfigProfile != "" && keys {
+		add("config_profile", "and access_key_id are two sources: name one")
+	}
+	if w := c.WebIdentity; w != nil {
+		if keys || c.ConfigProfile != "" {
+			add("web_identity", "is a second source of credentials: name one")
+		}
+		if a, err := awsarn.Parse(w.RoleARN); err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/") {
+			add("web_identity.role_arn", "is not the ARN of an IAM role")
+		}
+		if !filepath.IsAbs(w.TokenFile) || strings.ContainsAny(w.TokenFile, "\r\n") {
+			add("web_identity.token_file", "is not an absolute path of a file")
+		}
+	}
+	return faults
+}
+
+func (r Revocation) check(sourceIdentity bool) []broker.Fault {
+	var faults []broker.Fault
+	add := func(pointer, reason string) {
+		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
+	}
+	if r.Mode != "" && r.Mode != "deny" && r.Mode != "none" {
+		add("mode", "is neither deny nor none")
+	}
+	if r.Lag != nil && (*r.Lag < 0 || *r.Lag > time.Hour) {
+		add("lag", "is not between 0 s and 1 h")
+	}
+	switch {
+	case r.By != "" && r.By != "userid" && r.By != "source_identity":
+		add("by", "is neither userid nor source_identity")
+	case r.By == "source_identity" && !sourceIdentity:
+		add("by", "needs source_identity: true, for else the sessions have none")
+	}
+	if len(r.SpillPolicies) > maxSpill {
+		add("spill_policies", "has more than the 10 that a role takes")
+	}
+	for i, p := range r.SpillPolicies {
+		at := fmt.Sprintf("spill_policies[%d]", i)
+		if a, err := awsarn.Parse(p); err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "policy/") || a.AccountID == "aws" {
+			add(at, "is not the ARN of a managed policy of your own")
+		} else if slices.Index(r.SpillPolicies, p) < i {
+			add(at, "stands twice")
+		}
+	}
+	if r.CheckEvery != 0 && (r.CheckEvery < time.Second || r.CheckEvery > 24*time.Hour) {
+		add("check_every", "is not between 1s and 24h")
+	}
+	if r.CutOff != "" && r.CutOff != "accept" {
+		add("cut_off", "can only say accept")
 	}
 	return faults
 }

@@ -2,15 +2,12 @@ package aws
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
+	"log/slog"
 	"path"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awsarn "github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 
@@ -20,43 +17,69 @@ import (
 // PolicyName is the inline policy of a role that the broker owns. Nobody else should edit it.
 const PolicyName = "taskpass-revoked"
 
-// skew keeps a denial in place for a while after its session's end, for clocks that differ.
-const skew = time.Minute
+const (
+	// skew keeps a denial in place for a while after its session's end, and a cut-off before the present, for clocks that differ.
+	skew = time.Minute
+	// verifyAfter is when a write is read back: one that AWS was slow with can come after a newer one, and undo it.
+	verifyAfter = 15 * time.Second
+)
 
-// denier writes one role's deny policy from the ledger. PutRolePolicy overwrites and knows no compare-and-swap, so the
-// policy is always written whole, by one process at a time, from what the database says at that moment: a revocation
-// that is on the ledger before reconcile begins is in what it writes.
+// denier writes one role's deny policies from the ledger. IAM's writes replace and know no compare-and-swap, so policies
+// are always written whole, by one process at a time, from what the database says at that moment: a revocation that is on
+// the ledger before a run begins is in what it writes.
 type denier struct {
 	iam     *iam.Client
 	role    string // the name without its path
 	arn     string
+	own     *source
+	cfg     Revocation
 	denials broker.Denials
 	clock   func() time.Time
+	logger  *slog.Logger
 
 	turn chan struct{} // held by the run that is writing
 
-	mu     sync.Mutex
-	next   *run // the run that has not begun to read yet: later callers join it
-	roleID string
+	mu   sync.Mutex
+	next *run // the run that has not begun to read yet: later callers join it
 }
 
-// run is one write of the policy, shared by all who waited for it.
+// run is one pass over the policies, shared by all who waited for it.
 type run struct {
 	done chan struct{}
+	was  outcome
 	err  error
 	left bool // its leader went away before it was done: somebody else must lead
 }
 
-func newDenier(client *iam.Client, role awsarn.ARN, arn string, deps Deps) *denier {
+func newDenier(client *iam.Client, role awsarn.ARN, own *source, cfg Config, deps Deps) *denier {
 	return &denier{
-		iam: client, role: path.Base(role.Resource), arn: arn,
-		denials: deps.Denials, clock: deps.Clock, turn: make(chan struct{}, 1),
+		iam: client, role: path.Base(role.Resource), arn: cfg.RoleARN, own: own, cfg: cfg.Revocation,
+		denials: deps.Denials, clock: deps.Clock, logger: deps.Logger, turn: make(chan struct{}, 1),
 	}
 }
 
-// reconcile brings the role's policy in line with the ledger. Calls that wait at the same moment share one write: the first
-// leads, and when its time is up another takes its place.
-func (d *denier) reconcile(ctx context.Context) error {
+// deny sees to it that the role refuses a version that the ledger says is to be ended, and says by what.
+func (d *denier) deny(ctx context.Context, id broker.VersionID, end time.Time) (basis string, err error) {
+	was, err := d.reconcile(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case !was.listed[id] && d.clock().Before(end):
+		return "", broker.Errorf(broker.CodeUnavailable, "the ledger does not say that the version is to be ended")
+	case was.unfit[id]:
+		return "", broker.Errorf(broker.CodeUpstreamRefused,
+			"the role's deny policies are full: the operator should add one to revocation.spill_policies, or accept the cut-off")
+	case was.failed[id] != nil:
+		return "", was.failed[id]
+	case was.cutOff[id]:
+		return "role_cut_off", nil
+	}
+	return "role_policy_written", nil
+}
+
+// reconcile brings the role's policies in line with the ledger. Calls that wait at the same moment share one run: the
+// first leads, and when its time is up another takes its place.
+func (d *denier) reconcile(ctx context.Context) (outcome, error) {
 	for {
 		d.mu.Lock()
 		r, leads := d.next, false
@@ -66,23 +89,27 @@ func (d *denier) reconcile(ctx context.Context) error {
 		}
 		d.mu.Unlock()
 		if leads {
-			r.err = d.lead(ctx)
+			r.was, r.err = d.lead(ctx)
 			r.left = ctx.Err() != nil
 			close(r.done)
-			return r.err
+			return r.was, r.err
 		}
 		select {
 		case <-r.done:
 			if !r.left {
-				return r.err
+				return r.was, r.err
 			}
 		case <-ctx.Done():
-			return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(ctx.Err())
+			return outcome{}, noTime(ctx)
 		}
 	}
 }
 
-func (d *denier) lead(ctx context.Context) error {
+func noTime(ctx context.Context) error {
+	return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(ctx.Err())
+}
+
+func (d *denier) lead(ctx context.Context) (was outcome, err error) {
 	begin := func() { d.mu.Lock(); d.next = nil; d.mu.Unlock() }
 	select {
 	case d.turn <- struct{}{}:
@@ -90,68 +117,39 @@ func (d *denier) lead(ctx context.Context) error {
 		defer func() { <-d.turn }()
 	case <-ctx.Done():
 		begin()
-		return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(ctx.Err())
+		return outcome{}, noTime(ctx)
 	}
-	return d.denials.Locked(ctx, d.arn, func(ctx context.Context) error {
-		list, err := d.denials.Denied(ctx, d.arn, d.clock().Add(-skew))
+	err = d.denials.Locked(ctx, d.arn, func(ctx context.Context) (err error) {
+		notes, err := d.recall(ctx)
+		if err == nil {
+			was, err = d.write(ctx, notes)
+		}
+		return err
+	})
+	return was, err
+}
+
+// keep looks at what is really there before it writes: expired entries go, and what somebody else changed is set right.
+func (d *denier) keep(ctx context.Context) (next time.Time, err error) {
+	var was outcome
+	err = d.denials.Locked(ctx, d.arn, func(ctx context.Context) (err error) {
+		notes, err := d.recall(ctx)
 		if err != nil {
 			return err
 		}
-		return d.write(ctx, list)
-	})
-}
-
-func (d *denier) write(ctx context.Context, list []broker.VersionID) error {
-	if len(list) == 0 {
-		_, err := d.iam.DeleteRolePolicy(ctx, &iam.DeleteRolePolicyInput{RoleName: &d.role, PolicyName: aws.String(PolicyName)})
-		if v, answered := readVendorError(err); err == nil || answered && v.status == 404 {
-			return nil
+		if err := d.look(ctx, &notes); err != nil {
+			return err
 		}
-		return vendorMeaning(err, d.arn)
-	}
-	id, err := d.id(ctx)
-	if err != nil {
-		return err
-	}
-	users := make(oneOrMany, len(list))
-	for i, version := range list {
-		users[i] = id + ":" + string(version)
-	}
-	slices.Sort(users)
-	document, err := json.Marshal(policy{Version: "2012-10-17", Statement: []statement{{
-		Effect: "Deny", Action: oneOrMany{"*"}, Resource: oneOrMany{"*"},
-		Condition: map[string]map[string]oneOrMany{"StringEquals": {"aws:userid": users}},
-	}}})
-	if err != nil {
-		return err
-	}
-	_, err = d.iam.PutRolePolicy(ctx, &iam.PutRolePolicyInput{
-		RoleName: &d.role, PolicyName: aws.String(PolicyName), PolicyDocument: aws.String(string(document)),
+		was, err = d.write(ctx, notes)
+		return errors.Join(err, was.err)
 	})
-	if err != nil {
-		return vendorMeaning(err, d.arn)
+	every := d.cfg.CheckEvery
+	if every == 0 {
+		every = defaultCheck
 	}
-	return nil
-}
-
-// id is the role's unique id, the first part of its sessions' aws:userid. It never changes for a role; a role that was
-// deleted and made anew has another, and then the broker must be restarted.
-func (d *denier) id(ctx context.Context) (string, error) {
-	d.mu.Lock()
-	known := d.roleID
-	d.mu.Unlock()
-	if known != "" {
-		return known, nil
+	next = d.clock().Add(every)
+	if end := was.firstEnd.Add(skew); !was.firstEnd.IsZero() && end.Before(next) {
+		next = end
 	}
-	out, err := d.iam.GetRole(ctx, &iam.GetRoleInput{RoleName: &d.role})
-	if err != nil {
-		return "", vendorMeaning(err, d.arn)
-	}
-	if out.Role == nil || aws.ToString(out.Role.RoleId) == "" {
-		return "", fmt.Errorf("reading role %s: %w", d.role, errors.New("the answer has no role id"))
-	}
-	d.mu.Lock()
-	d.roleID = *out.Role.RoleId
-	d.mu.Unlock()
-	return *out.Role.RoleId, nil
+	return next, err
 }

@@ -65,9 +65,11 @@ func TestMintAnswers(t *testing.T) {
 	}
 	for _, c := range []struct{ got, want any }{
 		{m.Secret.Type, "aws_session"}, {m.Secret.Primary, "session_token"},
-		{reveal(m.Secret.Fields), map[string]string{"access_key_id": "ASIAEXAMPLE", "secret_access_key": "secret", "session_token": "token"}},
+		{reveal(m.Secret.Fields), map[string]string{"access_key_id": "ASIAEXAMPLE", "secret_access_key": "secret", "session_token": "token",
+			"credential_process": `{"Version":1,"AccessKeyId":"ASIAEXAMPLE","SecretAccessKey":"secret","SessionToken":"token","Expiration":"2026-03-03T10:21:12Z"}`}},
 		{reveal(m.Secret.Env), map[string]string{
-			"AWS_ACCESS_KEY_ID": "ASIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token", "AWS_REGION": "eu-west-1"}},
+			"AWS_ACCESS_KEY_ID": "ASIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token", "AWS_REGION": "eu-west-1",
+			"AWS_CREDENTIAL_EXPIRATION": "2026-03-03T10:21:12Z"}},
 		{m.UpstreamExpiresAt, time.Date(2026, 3, 3, 10, 26, 12, 0, time.UTC)},
 		{m.UpstreamIDs, []string{"ASIAEXAMPLE"}},
 		{m.Trace, map[string]string{

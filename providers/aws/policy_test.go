@@ -208,7 +208,7 @@ func TestPolicyTooLarge(t *testing.T) {
 	} {
 		form, err := try(c.pad, c.scopes...)
 		e := broker.AsError(err)
-		if err == nil || !errors.Is(err, broker.ErrNotMinted) || e.Code != broker.CodeInvalidRequest || len(e.Faults) != 1 || e.Faults[0].Pointer != "/scopes" {
+		if err == nil || !errors.Is(err, broker.ErrNotMinted) || e.Code != broker.CodeInvalidRequest || len(e.Faults) != len(c.scopes) || e.Faults[0].Pointer != "/scopes" {
 			t.Errorf("%s: %v", c.why, err)
 			continue
 		}
@@ -218,6 +218,9 @@ func TestPolicyTooLarge(t *testing.T) {
 		for _, scope := range c.scopes {
 			if !strings.Contains(e.Message, scope) {
 				t.Errorf("%s: %q does not name %s", c.why, e.Message, scope)
+			}
+			if !slices.ContainsFunc(e.Faults, func(f broker.Fault) bool { return strings.HasPrefix(f.Reason, scope+" alone needs ") }) {
+				t.Errorf("%s: no fault says what %s needs: %v", c.why, scope, e.Faults)
 			}
 		}
 	}

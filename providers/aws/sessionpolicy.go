@@ -52,8 +52,10 @@ func sessionPolicy(cfg Config, c broker.Credential) (document string, arns []str
 		arns = append(arns, scope.PolicyARNs...)
 	}
 	p := policy{Version: "2012-10-17", Statement: merge(allow)}
+	if cfg.STSAndIAM != "accept" {
+		p.Statement = append(p.Statement, statement{Effect: "Deny", Action: oneOrMany{"iam:*", "sts:*"}, Resource: oneOrMany{"*"}})
+	}
 	p.Statement = append(p.Statement,
-		statement{Effect: "Deny", Action: oneOrMany{"iam:*", "sts:*"}, Resource: oneOrMany{"*"}},
 		// Whole seconds, rounded down, and from that second on: the session is never alive after ExpiresAt, and may end up
 		// to a second before it.
 		statement{Effect: "Deny", Action: oneOrMany{"*"}, Resource: oneOrMany{"*"}, Condition: map[string]map[string]oneOrMany{
@@ -70,16 +72,35 @@ func sessionPolicy(cfg Config, c broker.Credential) (document string, arns []str
 		length += len(a)
 	}
 	if length > maxPolicyLength || len(arns) > maxPolicyARNs {
-		return "", nil, tooLarge(length, len(arns), c.Scopes)
+		return "", nil, tooLarge(cfg, c, length, len(arns))
 	}
 	return string(text), arns, nil
 }
 
-func tooLarge(length, arns int, scopes []string) error {
+// tooLarge says which scopes made a policy too long, the longest first.
+func tooLarge(cfg Config, c broker.Credential, length, arns int) error {
 	e := broker.Errorf(broker.CodeInvalidRequest,
 		"the scopes %s together need a session policy of %d characters and %d managed policies; AWS takes %d and %d: ask for fewer scopes",
-		strings.Join(scopes, ", "), length, arns, maxPolicyLength, maxPolicyARNs)
-	e.Faults = []broker.Fault{{Pointer: "/scopes", Reason: "need more than AWS's session policy can hold"}}
+		strings.Join(c.Scopes, ", "), length, arns, maxPolicyLength, maxPolicyARNs)
+	sizes := map[string]int{}
+	for _, name := range c.Scopes {
+		scope := cfg.Scopes[name]
+		for _, a := range scope.PolicyARNs {
+			sizes[name] += len(a)
+		}
+		for _, fragment := range scope.Statements {
+			if s, err := fragment.resolve(c); err == nil {
+				text, _ := json.Marshal(s) // strings and maps of strings always encode
+				sizes[name] += len(text) + 1
+			}
+		}
+	}
+	names := slices.Clone(c.Scopes)
+	slices.SortStableFunc(names, func(a, b string) int { return sizes[b] - sizes[a] })
+	for _, name := range names {
+		e.Faults = append(e.Faults, broker.Fault{Pointer: "/scopes", Reason: fmt.Sprintf("%s alone needs %d of the %d characters and %d of the %d managed policies",
+			name, sizes[name], maxPolicyLength, len(cfg.Scopes[name].PolicyARNs), maxPolicyARNs)})
+	}
 	return e
 }
 

@@ -43,6 +43,10 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err)
 	}
+	if form.Get("Action") == "GetCallerIdentity" { // who the broker is, is nobody's concern here
+		bare(http.StatusForbidden)(rw, r)
+		return
+	}
 	w.mu.Lock()
 	w.asked = append(w.asked, form)
 	answer := w.answer
@@ -148,8 +152,22 @@ func escaped(text string) string {
 // list is a ledger on which these versions are to be denied.
 type list []broker.VersionID
 
-func (l list) Denied(context.Context, string, time.Time) ([]broker.VersionID, error) { return l, nil }
+func (l list) Denied(context.Context, string, time.Time) ([]broker.Denial, error) {
+	denials := make([]broker.Denial, len(l))
+	for i, id := range l {
+		denials[i] = broker.Denial{ID: id}
+	}
+	return denials, nil
+}
 
 func (l list) Locked(ctx context.Context, _ string, fn func(context.Context) error) error {
 	return fn(ctx)
+}
+
+func (l list) Notes(context.Context, string) ([]byte, error) { return nil, nil }
+
+func (l list) Save(context.Context, string, broker.Notes, ...broker.Event) error { return nil }
+
+func (l list) CutOff(context.Context, string, broker.Notes, time.Time, broker.Event) error {
+	return nil
 }

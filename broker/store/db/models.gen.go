@@ -131,6 +131,14 @@ type Token struct {
 	RevokedAt *time.Time
 }
 
+type Upkeep struct {
+	Upstream string
+	DueAt    time.Time
+	State    []byte
+	Used     int64
+	Room     int64
+}
+
 type Version struct {
 	ID                string
 	CredentialID      string

@@ -601,6 +601,39 @@ func (q *Queries) ClaimTasks(ctx context.Context, arg ClaimTasksParams) ([]Task,
 	return items, nil
 }
 
+const ClaimUpkeep = `-- name: ClaimUpkeep :many
+INSERT INTO upkeep (upstream, due_at)
+SELECT u, $1 FROM unnest($2::text[]) AS u ORDER BY u
+ON CONFLICT (upstream) DO UPDATE SET due_at = EXCLUDED.due_at WHERE upkeep.due_at <= $3
+RETURNING upstream
+`
+
+type ClaimUpkeepParams struct {
+	Until     time.Time
+	Upstreams []string
+	Now       time.Time
+}
+
+func (q *Queries) ClaimUpkeep(ctx context.Context, arg ClaimUpkeepParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, ClaimUpkeep, arg.Until, arg.Upstreams, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var upstream string
+		if err := rows.Scan(&upstream); err != nil {
+			return nil, err
+		}
+		items = append(items, upstream)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const ClaimVersion = `-- name: ClaimVersion :exec
 UPDATE versions SET unclaimed = false, issued_at = $1, expires_at = $2, due_at = $3 WHERE id = $4
 `
@@ -653,8 +686,24 @@ func (q *Queries) CountTroubled(ctx context.Context) ([]CountTroubledRow, error)
 	return items, nil
 }
 
+const CutOff = `-- name: CutOff :exec
+UPDATE versions SET cause = CASE WHEN cause = '' THEN 'cut_off' ELSE cause END, due_at = LEAST(due_at, $1)
+WHERE upstream = $2 AND state = 'active'
+`
+
+type CutOffParams struct {
+	Now      *time.Time
+	Upstream string
+}
+
+// CutOff has every active version of an upstream ended by the sweeper. What is being ended for another reason keeps it.
+func (q *Queries) CutOff(ctx context.Context, arg CutOffParams) error {
+	_, err := q.db.Exec(ctx, CutOff, arg.Now, arg.Upstream)
+	return err
+}
+
 const DeniedAt = `-- name: DeniedAt :many
-SELECT id FROM versions
+SELECT id, issued_at, expires_at FROM versions
 WHERE upstream = $1 AND expires_at > $2 AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id
 `
 
@@ -663,19 +712,25 @@ type DeniedAtParams struct {
 	At       time.Time
 }
 
-func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]string, error) {
+type DeniedAtRow struct {
+	ID        string
+	IssuedAt  time.Time
+	ExpiresAt time.Time
+}
+
+func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]DeniedAtRow, error) {
 	rows, err := q.db.Query(ctx, DeniedAt, arg.Upstream, arg.At)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []string
+	var items []DeniedAtRow
 	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+		var i DeniedAtRow
+		if err := rows.Scan(&i.ID, &i.IssuedAt, &i.ExpiresAt); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -983,6 +1038,21 @@ func (q *Queries) FindToken(ctx context.Context, sha256 []byte) (FindTokenRow, e
 	return i, err
 }
 
+const Forbid = `-- name: Forbid :execrows
+UPDATE versions SET cause = 'revoked'
+FROM credentials WHERE credentials.id = $1 AND versions.credential_id = credentials.id
+    AND versions.number = credentials.current AND versions.cause = 'cut_off'
+`
+
+// Forbid takes the event that was to be written with it when it finds nothing: see MoveVersion.
+func (q *Queries) Forbid(ctx context.Context, credentialID string) (int64, error) {
+	result, err := q.db.Exec(ctx, Forbid, credentialID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const HeldSlot = `-- name: HeldSlot :one
 SELECT name, fingerprint FROM slots WHERE credential_id = $1
 `
@@ -1028,6 +1098,22 @@ func (q *Queries) KeepSlot(ctx context.Context, arg KeepSlotParams) (string, err
 	var name string
 	err := row.Scan(&name)
 	return name, err
+}
+
+const KeptUpkeep = `-- name: KeptUpkeep :exec
+UPDATE upkeep SET due_at = CASE WHEN due_at < $1 THEN LEAST(due_at, $2) ELSE $2 END
+WHERE upstream = $3
+`
+
+type KeptUpkeepParams struct {
+	Leased   time.Time
+	Next     time.Time
+	Upstream string
+}
+
+func (q *Queries) KeptUpkeep(ctx context.Context, arg KeptUpkeepParams) error {
+	_, err := q.db.Exec(ctx, KeptUpkeep, arg.Leased, arg.Next, arg.Upstream)
+	return err
 }
 
 const LatestVersion = `-- name: LatestVersion :one
@@ -1381,6 +1467,33 @@ func (q *Queries) RevokeToken(ctx context.Context, arg RevokeTokenParams) (strin
 	return caller, err
 }
 
+const SaveUpkeep = `-- name: SaveUpkeep :exec
+INSERT INTO upkeep (upstream, due_at, state, used, room)
+VALUES ($1, COALESCE($2::timestamptz, '-infinity'), $3, $4, $5)
+ON CONFLICT (upstream) DO UPDATE SET
+    due_at = LEAST(upkeep.due_at, COALESCE($2::timestamptz, 'infinity')),
+    state = EXCLUDED.state, used = EXCLUDED.used, room = EXCLUDED.room
+`
+
+type SaveUpkeepParams struct {
+	Upstream string
+	LookBy   *time.Time
+	State    []byte
+	Used     int64
+	Room     int64
+}
+
+func (q *Queries) SaveUpkeep(ctx context.Context, arg SaveUpkeepParams) error {
+	_, err := q.db.Exec(ctx, SaveUpkeep,
+		arg.Upstream,
+		arg.LookBy,
+		arg.State,
+		arg.Used,
+		arg.Room,
+	)
+	return err
+}
+
 const SealedVersion = `-- name: SealedVersion :one
 SELECT sealed FROM versions WHERE id = $1
 `
@@ -1516,6 +1629,77 @@ func (q *Queries) TicketOf(ctx context.Context, credentialID string) (TicketOfRo
 	var i TicketOfRow
 	err := row.Scan(&i.Sealed, &i.ExpiresAt, &i.RedeemedAt)
 	return i, err
+}
+
+const UpkeepFill = `-- name: UpkeepFill :many
+SELECT upstream, used, room FROM upkeep WHERE room > 0
+`
+
+type UpkeepFillRow struct {
+	Upstream string
+	Used     int64
+	Room     int64
+}
+
+func (q *Queries) UpkeepFill(ctx context.Context) ([]UpkeepFillRow, error) {
+	rows, err := q.db.Query(ctx, UpkeepFill)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []UpkeepFillRow
+	for rows.Next() {
+		var i UpkeepFillRow
+		if err := rows.Scan(&i.Upstream, &i.Used, &i.Room); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const UpkeepNotDue = `-- name: UpkeepNotDue :many
+SELECT upstream FROM upkeep WHERE upstream = ANY ($1::text[]) AND due_at > $2
+`
+
+type UpkeepNotDueParams struct {
+	Upstreams []string
+	Now       time.Time
+}
+
+// UpkeepNotDue lists what is known and not due, so that looking costs no write.
+func (q *Queries) UpkeepNotDue(ctx context.Context, arg UpkeepNotDueParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, UpkeepNotDue, arg.Upstreams, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var upstream string
+		if err := rows.Scan(&upstream); err != nil {
+			return nil, err
+		}
+		items = append(items, upstream)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const UpkeepNotes = `-- name: UpkeepNotes :one
+SELECT state FROM upkeep WHERE upstream = $1
+`
+
+func (q *Queries) UpkeepNotes(ctx context.Context, upstream string) ([]byte, error) {
+	row := q.db.QueryRow(ctx, UpkeepNotes, upstream)
+	var state []byte
+	err := row.Scan(&state)
+	return state, err
 }
 
 const UseTicket = `-- name: UseTicket :exec

@@ -26,6 +26,7 @@ func (r *report) check(f *File) {
 		r.profile("profiles."+name, name, f.Profiles[name])
 	}
 	r.pools(f.Profiles)
+	r.roles(f.Profiles)
 }
 
 func sorted(ps map[string]Profile) []string { return slices.Sorted(maps.Keys(ps)) }
@@ -250,51 +251,4 @@ const notPattern = "is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at
 // which no id contains.
 func isPattern(s string) bool {
 	return s == "*" || broker.ValidID(strings.TrimSuffix(s, "*"))
-}
-
-// pools holds P8 across profiles: profiles may share a pool, but a key belongs to one.
-func (r *report) pools(profiles map[string]Profile) {
-	type holder struct{ pool, profile string }
-	first, holders := map[string]string{}, map[string]holder{}
-	for _, name := range sorted(profiles) {
-		pool := profiles[name].Pool
-		if pool == nil || !broker.ValidID(pool.Name) {
-			continue
-		}
-		at := "profiles." + name + ".pool.keys"
-		if other, shared := first[pool.Name]; !shared {
-			first[pool.Name] = name
-		} else if !slices.Equal(keyList(profiles[name]), keyList(profiles[other])) {
-			r.add(at, "differ from those of profile %s, whose pool has the same name", shown(other))
-		}
-		for i, key := range pool.Keys {
-			if key.Value.Check() != nil {
-				continue
-			}
-			ref := sameFile(key.Value)
-			if h, taken := holders[ref]; !taken {
-				holders[ref] = holder{pool.Name, name}
-			} else if h.pool != pool.Name {
-				r.add(fmt.Sprintf("%s[%d].value", at, i), "is a key of another pool too, in profile %s: one key has one holder", shown(h.profile))
-			}
-		}
-	}
-}
-
-// keyList is a pool's keys in a comparable form.
-func keyList(p Profile) []string {
-	var list []string
-	for _, key := range p.Pool.Keys {
-		list = append(list, key.Name+" "+sameFile(key.Value))
-	}
-	slices.Sort(list)
-	return list
-}
-
-// sameFile spells a reference in one way, so that /run//a and /run/a are one key.
-func sameFile(ref broker.Ref) string {
-	if name, ok := strings.CutPrefix(string(ref), "file:"); ok {
-		return "file:" + filepath.Clean(name)
-	}
-	return string(ref)
 }

@@ -42,6 +42,7 @@ type assumeParams struct {
 	roleARN, sessionName, externalID, sourceIdentity string
 	duration                                         time.Duration
 	policyText                                       string
+	policyARNs                                       []string
 	policies                                         []*iampolicy.Document
 	tags, transitive                                 map[string]string
 	packedPercent                                    int
@@ -151,11 +152,17 @@ func (p *assumeParams) readTags(form url.Values) *apiError {
 	}
 	for i := 1; form.Has(fmt.Sprintf("TransitiveTagKeys.member.%d", i)); i++ {
 		key := form.Get(fmt.Sprintf("TransitiveTagKeys.member.%d", i))
-		value, ok := p.tags[key]
-		if !ok {
+		if e := checkText(fmt.Sprintf("transitiveTagKeys.%d.member", i), key, 1, maxTagKey, tagPattern); e != nil {
+			return e
+		}
+		if !seen[strings.ToLower(key)] {
 			return fail(http.StatusBadRequest, "InvalidParameterValue", "The specified transitive tag key must be included in the requested tags.")
 		}
-		p.transitive[key] = value
+		for own, value := range p.tags {
+			if strings.EqualFold(own, key) {
+				p.transitive[own] = value
+			}
+		}
 	}
 	return nil
 }
@@ -181,18 +188,27 @@ func (s *Server) readPolicies(p *assumeParams, form url.Values) *apiError {
 		if i > maxPolicyARNs {
 			return constraintError("policyArns", "", "Member must have length less than or equal to 10")
 		}
-		doc := s.managed[arn]
+		s.mu.RLock()
+		managed := s.managed[arn]
+		var doc *iampolicy.Document
+		if managed != nil {
+			doc = managed.effective()
+		}
+		s.mu.RUnlock()
 		if doc == nil {
 			return validationError("The managed policy " + arn + " does not exist.")
 		}
 		chars += len(arn)
-		p.policies = append(p.policies, doc)
+		p.policies, p.policyARNs = append(p.policies, doc), append(p.policyARNs, arn)
 	}
 	if chars > maxPolicyChars {
 		return validationError("The plaintext of the session policies exceeds 2048 characters.")
 	}
 	return nil
 }
+
+// isPolicyARN says whether a form field is one of the managed session policies.
+func isPolicyARN(field string) bool { return strings.HasPrefix(field, "PolicyArns.") }
 
 // parsePolicy answers a policy that does not read as MalformedPolicyDocument.
 func parsePolicy(text string) (*iampolicy.Document, *apiError) {
@@ -208,7 +224,7 @@ func parsePolicy(text string) (*iampolicy.Document, *apiError) {
 func (p *assumeParams) pack(form url.Values) *apiError {
 	size := 0
 	for name, values := range form {
-		if name == "Policy" || strings.HasPrefix(name, "PolicyArns.") || strings.HasPrefix(name, "Tags.") {
+		if name == "Policy" || isPolicyARN(name) || strings.HasPrefix(name, "Tags.") {
 			size += len(values[0])
 		}
 	}
@@ -223,7 +239,8 @@ func (p *assumeParams) pack(form url.Values) *apiError {
 // inherit gives the new session what chaining hands down: the source identity, which
 // cannot be changed, and transitive tags, which cannot be overridden (IAM User
 // Guide, "Monitor and control actions taken with assumed roles", "Pass session tags
-// in AWS STS"). Call it once the caller is known.
+// in AWS STS"). What is handed down needs sts:SetSourceIdentity and sts:TagSession
+// like what is asked for, so call it before those are looked at.
 func (p *assumeParams) inherit(from *session) *apiError {
 	if from == nil {
 		return nil

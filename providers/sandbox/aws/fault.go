@@ -11,7 +11,8 @@ import (
 // FaultKind is what goes wrong.
 type FaultKind int
 
-// The kinds of fault. All but DropReply and SlowReply happen instead of the work.
+// The kinds of fault. All but DropReply, SlowReply and StaleRead happen instead of the
+// work.
 const (
 	// Throttle answers 400 Throttling "Rate exceeded" (S3: 503 SlowDown).
 	Throttle FaultKind = iota + 1
@@ -26,11 +27,21 @@ const (
 	Hang
 	// SlowReply does the work, waits Delay of real time, then answers.
 	SlowReply
+	// StaleRead has an IAM read of a role's policies or of a managed policy see what was
+	// there before the last change of that role or policy, as IAM may for a while after
+	// a write. A call that is no such read is as ever.
+	StaleRead
+	// LimitExceeded answers 409 LimitExceeded, as IAM does at a quota.
+	LimitExceeded
+	// Refuse answers Status and Code.
+	Refuse
+	hold // see Hold
 )
 
 // String names the kind.
 func (k FaultKind) String() string {
-	names := [...]string{"", "Throttle", "AccessDenied", "ServerError", "DropReply", "Hang", "SlowReply"}
+	names := [...]string{"", "Throttle", "AccessDenied", "ServerError", "DropReply", "Hang", "SlowReply",
+		"StaleRead", "LimitExceeded", "Refuse", "hold"}
 	if k < 1 || int(k) >= len(names) {
 		return fmt.Sprintf("FaultKind(%d)", int(k))
 	}
@@ -44,14 +55,19 @@ type Fault struct {
 	Action string
 	// Kind is required.
 	Kind FaultKind
-	// Message replaces the vendor's message (Throttle, AccessDenied, ServerError).
+	// Message replaces the vendor's message (of a kind that answers an error).
 	Message string
+	// Status and Code are Refuse's, which must have them.
+	Status int
+	Code   string
 	// Body, for ServerError, is sent as it is instead of the vendor's XML.
 	Body string
 	// Delay is for SlowReply.
 	Delay time.Duration
 	// Times is how many calls it befalls. Zero: one. Negative: all, until ClearFaults.
 	Times int
+
+	held *Held
 }
 
 // faults is a queue: a call takes the oldest fault that is for it.
@@ -62,9 +78,13 @@ type faults struct {
 
 // Inject queues a fault. It panics on a kind that does not exist: only tests call it.
 func (s *Server) Inject(f Fault) {
-	if f.Kind < Throttle || f.Kind > SlowReply {
+	if f.Kind < Throttle || f.Kind > Refuse || f.Kind == Refuse && (f.Status < 400 || f.Status > 599 || f.Code == "") {
 		panic("sandbox aws: no such fault: " + f.Kind.String())
 	}
+	s.inject(f)
+}
+
+func (s *Server) inject(f Fault) {
 	if f.Times == 0 {
 		f.Times = 1
 	}
@@ -119,6 +139,11 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, c *call) {
 		defer timer.Stop()
 		s.wait(c, timer.C)
 		held.release(w)
+	case StaleRead:
+		c.stale = true
+		s.serve(w, c)
+	case hold:
+		s.serveHeld(w, c, f.held)
 	default:
 		f.refusal(c.service).write(w, c)
 	}
@@ -143,6 +168,10 @@ func (f Fault) refusal(service string) *apiError {
 		}
 	case AccessDenied:
 		e = fail(http.StatusForbidden, "AccessDenied", "Access Denied")
+	case LimitExceeded:
+		e = fail(http.StatusConflict, "LimitExceeded", "The request was rejected because it attempted to create resources beyond the current AWS account limits.")
+	case Refuse:
+		e = fail(f.Status, f.Code, "The request was refused.")
 	default:
 		e = fail(http.StatusInternalServerError, "InternalFailure",
 			"The request processing has failed because of an unknown error, exception or failure.")

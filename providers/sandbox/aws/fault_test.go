@@ -147,6 +147,10 @@ func TestNewRefuses(t *testing.T) {
 		"role twice":      func(c *aws.Config) { c.Roles = append(c.Roles, c.Roles[0]) },
 		"managed policy":  func(c *aws.Config) { c.ManagedPolicies = map[string]string{"arn:aws:iam::aws:policy/X": "{"} },
 		"role in account": func(c *aws.Config) { c.Roles[0].AccountID = "x" },
+		"policy ARN":      func(c *aws.Config) { c.ManagedPolicies = map[string]string{"arn:aws:iam::1:policy/X": idle} },
+		"attached to it":  func(c *aws.Config) { c.Roles[0].AttachedPolicies = []string{overflowARN} },
+		"web trust":       func(c *aws.Config) { c.Roles[0].WebTrusts = []aws.WebTrust{{Issuer: "oidc.example.com"}} },
+		"user policy":     func(c *aws.Config) { c.UserPolicy = "{" },
 	} {
 		cfg := aws.Config{AccessKeyID: brokerID, SecretAccessKey: brokerSecret, Roles: []aws.Role{{Name: "agent", Policy: bucketPolicy}}}
 		edit(&cfg)

@@ -16,14 +16,18 @@ import (
 // not counted (IAM User Guide, "IAM and AWS STS quotas").
 const maxInlineChars = 10_240
 
-// serveIAM does the calls that a broker needs on a role.
+// serveIAM does the calls that a broker needs on a role or a managed policy.
 func (s *Server) serveIAM(w http.ResponseWriter, c *call) *apiError {
+	if policyCalls[c.action] != nil {
+		return s.servePolicy(w, c)
+	}
 	do, ok := map[string]func(http.ResponseWriter, *call, *role) *apiError{
-		"GetRole":          s.getRole,
-		"PutRolePolicy":    s.putRolePolicy,
-		"GetRolePolicy":    s.getRolePolicy,
-		"DeleteRolePolicy": s.deleteRolePolicy,
-		"ListRolePolicies": s.listRolePolicies,
+		"GetRole":                  s.getRole,
+		"PutRolePolicy":            s.putRolePolicy,
+		"GetRolePolicy":            s.getRolePolicy,
+		"DeleteRolePolicy":         s.deleteRolePolicy,
+		"ListRolePolicies":         s.listRolePolicies,
+		"ListAttachedRolePolicies": s.listAttachedRolePolicies,
 	}[c.action]
 	if !ok {
 		return invalidAction(c, "2010-05-08")
@@ -86,14 +90,29 @@ func (s *Server) getRole(w http.ResponseWriter, c *call, r *role) *apiError {
 
 // trustDocument is the trust policy that r's fields amount to.
 func (r *role) trustDocument() string {
-	statement := map[string]any{
-		"Effect": "Allow", "Action": []string{"sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"},
-		"Principal": map[string]any{"AWS": r.TrustedARNs},
+	var statements []any
+	if len(r.TrustedARNs) > 0 {
+		statement := map[string]any{
+			"Effect": "Allow", "Action": []string{"sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"},
+			"Principal": map[string]any{"AWS": r.TrustedARNs},
+		}
+		if r.ExternalID != "" {
+			statement["Condition"] = map[string]any{"StringEquals": map[string]string{"sts:ExternalId": r.ExternalID}}
+		}
+		statements = append(statements, statement)
 	}
-	if r.ExternalID != "" {
-		statement["Condition"] = map[string]any{"StringEquals": map[string]string{"sts:ExternalId": r.ExternalID}}
+	for _, t := range r.WebTrusts {
+		equal := map[string]string{t.Issuer + ":sub": t.Subject}
+		if t.Audience != "" {
+			equal[t.Issuer+":aud"] = t.Audience
+		}
+		statements = append(statements, map[string]any{
+			"Effect": "Allow", "Action": "sts:AssumeRoleWithWebIdentity",
+			"Principal": map[string]string{"Federated": "arn:aws:iam::" + r.AccountID + ":oidc-provider/" + t.Issuer},
+			"Condition": map[string]any{"StringEquals": equal},
+		})
 	}
-	doc, _ := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": []any{statement}})
+	doc, _ := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
 	return string(doc)
 }
 
@@ -118,7 +137,7 @@ func (s *Server) setPolicy(r *role, name, text string) *apiError {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size := countedChars(text)
-	for other, p := range r.inline {
+	for other, p := range r.policies.inline {
 		if other != name {
 			size += countedChars(p.text)
 		}
@@ -127,7 +146,7 @@ func (s *Server) setPolicy(r *role, name, text string) *apiError {
 		return fail(http.StatusConflict, "LimitExceeded",
 			"Maximum policy size of "+strconv.Itoa(maxInlineChars)+" bytes exceeded for role "+r.Name)
 	}
-	r.inline[name] = inlinePolicy{text: text, doc: doc}
+	r.putInline(name, inlinePolicy{text: text, doc: doc})
 	return nil
 }
 
@@ -149,9 +168,7 @@ func (s *Server) getRolePolicy(w http.ResponseWriter, c *call, r *role) *apiErro
 		PolicyDocument string
 	}
 	name := c.Form.Get("PolicyName")
-	s.mu.RLock()
-	p, ok := r.inline[name]
-	s.mu.RUnlock()
+	p, ok := s.readPolicySet(c, r).inline[name]
 	if !ok {
 		return noSuchPolicy(name)
 	}
@@ -163,8 +180,7 @@ func (s *Server) getRolePolicy(w http.ResponseWriter, c *call, r *role) *apiErro
 func (s *Server) deleteRolePolicy(w http.ResponseWriter, c *call, r *role) *apiError {
 	name := c.Form.Get("PolicyName")
 	s.mu.Lock()
-	_, ok := r.inline[name]
-	delete(r.inline, name)
+	ok := r.deleteInline(name)
 	s.mu.Unlock()
 	if !ok {
 		return noSuchPolicy(name)
@@ -173,7 +189,7 @@ func (s *Server) deleteRolePolicy(w http.ResponseWriter, c *call, r *role) *apiE
 	return nil
 }
 
-// listRolePolicies pages as IAM does: MaxItems (100 unless told), and Marker.
+// listRolePolicies lists by name.
 func (s *Server) listRolePolicies(w http.ResponseWriter, c *call, r *role) *apiError {
 	type result struct {
 		XMLName     xml.Name `xml:"ListRolePoliciesResult"`
@@ -183,29 +199,36 @@ func (s *Server) listRolePolicies(w http.ResponseWriter, c *call, r *role) *apiE
 		IsTruncated bool
 		Marker      string `xml:",omitempty"`
 	}
-	limit, e := maxItems(c.Form)
+	names := slices.Sorted(maps.Keys(s.readPolicySet(c, r).inline))
+	part, marker, e := page(c.Form, names, func(name string) string { return name }, strings.Compare)
 	if e != nil {
 		return e
 	}
-	s.mu.RLock()
-	names := slices.Sorted(maps.Keys(r.inline))
-	s.mu.RUnlock()
-	// The marker is the last name of the page before; a name deleted since is no matter.
-	if after := c.Form.Get("Marker"); after != "" {
-		i, found := slices.BinarySearch(names, after)
+	out := result{IsTruncated: marker != "", Marker: marker}
+	out.PolicyNames.Member = part
+	writeResult(w, c, out)
+	return nil
+}
+
+// page is the part of a listing that one call returns: what follows Marker, at most
+// MaxItems (100 unless told). The items are in order by their keys; a marker is the
+// last key of the page before, and it does not matter if that one is gone since.
+func page[T any](form url.Values, items []T, key func(T) string, order func(a, b string) int) ([]T, string, *apiError) {
+	limit, e := maxItems(form)
+	if e != nil {
+		return nil, "", e
+	}
+	if after := form.Get("Marker"); after != "" {
+		i, found := slices.BinarySearchFunc(items, after, func(item T, after string) int { return order(key(item), after) })
 		if found {
 			i++
 		}
-		names = names[i:]
+		items = items[i:]
 	}
-	var out result
-	if len(names) > limit {
-		names, out.IsTruncated = names[:limit], true
-		out.Marker = names[limit-1]
+	if len(items) <= limit {
+		return items, "", nil
 	}
-	out.PolicyNames.Member = names
-	writeResult(w, c, out)
-	return nil
+	return items[:limit], key(items[limit-1]), nil
 }
 
 func maxItems(form url.Values) (int, *apiError) {

@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,9 +17,12 @@ type SessionInfo struct {
 	ARN            string // arn:aws:sts::…:assumed-role/Role/Name
 	SourceIdentity string
 	Tags           map[string]string // transitive tags of the calling session included
-	Policy         string            // the inline session policy; empty: none
-	Issued         time.Time
-	Expires        time.Time
+	// TransitiveTagKeys are the keys of Tags that chained sessions bear too, sorted.
+	TransitiveTagKeys []string
+	Policy            string   // the inline session policy; empty: none
+	PolicyARNs        []string // the managed session policies, as asked for
+	Issued            time.Time
+	Expires           time.Time
 }
 
 // Sessions are all sessions that were made, the expired ones too, oldest first.
@@ -31,6 +33,7 @@ func (s *Server) Sessions() []SessionInfo {
 	for _, ses := range s.sessions {
 		info := ses.info
 		info.Tags = maps.Clone(info.Tags)
+		info.TransitiveTagKeys, info.PolicyARNs = slices.Clone(info.TransitiveTagKeys), slices.Clone(info.PolicyARNs)
 		out = append(out, info)
 	}
 	slices.SortFunc(out, func(a, b SessionInfo) int {
@@ -70,7 +73,7 @@ func (s *Server) RolePolicies(role string) map[string]string {
 		return nil
 	}
 	out := map[string]string{}
-	for name, p := range r.inline {
+	for name, p := range r.policies.inline {
 		out[name] = p.text
 	}
 	return out
@@ -83,17 +86,29 @@ func (s *Server) SetRolePolicy(role, name, document string) error {
 	r := s.roles[role]
 	s.mu.RUnlock()
 	if r == nil {
-		return fmt.Errorf("sandbox aws: no role %q", role)
+		return noRole(role)
 	}
 	if document == "" {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(r.inline, name)
+		r.deleteInline(name)
 		return nil
 	}
 	if e := s.setPolicy(r, name, document); e != nil {
-		return errors.New("sandbox aws: " + e.code + ": " + e.message)
+		return operatorError("role "+role, e)
 	}
+	return nil
+}
+
+// SetUserPolicy replaces what the broker user may do ([Config].UserPolicy).
+func (s *Server) SetUserPolicy(document string) error {
+	doc, e := parsePolicy(document)
+	if e != nil {
+		return operatorError("user policy", e)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.userPolicy = doc
 	return nil
 }
 

@@ -36,7 +36,8 @@ type role struct {
 	Role
 	doc     *iampolicy.Document
 	created time.Time
-	inline  map[string]inlinePolicy // guarded by Server.mu
+	// Guarded by Server.mu. former is what policies were before their last change.
+	policies, former policySet
 }
 
 type inlinePolicy struct {
@@ -75,14 +76,20 @@ func newRole(r Role, cfg Config, userARN string) (*role, error) {
 	if r.MaxSessionDuration < time.Hour || r.MaxSessionDuration > 12*time.Hour {
 		return nil, fmt.Errorf("sandbox aws: role %s: maximum session duration %s is not 1-12 h", r.Name, r.MaxSessionDuration)
 	}
-	if len(r.TrustedARNs) == 0 {
+	for _, t := range r.WebTrusts {
+		if t.Issuer == "" || t.Subject == "" {
+			return nil, fmt.Errorf("sandbox aws: role %s: a web trust needs an issuer and a subject", r.Name)
+		}
+	}
+	if len(r.TrustedARNs) == 0 && len(r.WebTrusts) == 0 {
 		r.TrustedARNs = []string{userARN}
 	}
 	doc, err := iampolicy.Parse(r.Policy)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox aws: role %s: %w", r.Name, err)
 	}
-	return &role{Role: r, doc: doc, created: cfg.Now(), inline: map[string]inlinePolicy{}}, nil
+	none := policySet{inline: map[string]inlinePolicy{}}
+	return &role{Role: r, doc: doc, created: cfg.Now(), policies: none, former: none}, nil
 }
 
 // authenticate finds who signed, and leaves it in c.who. The order is AWS's as far as
@@ -157,25 +164,15 @@ func (s *Server) principalFor(keyID string) (principal, string, bool) {
 //
 // A session has what its role's policies and its session policies both allow; a Deny
 // in any of them wins (IAM User Guide, "Policy evaluation for requests within a
-// single account"). The user has STS and IAM whole, and nothing of S3.
+// single account"). The user has what its one policy says.
 func (s *Server) authorize(c *call, action, resource string, extra map[string]string) *apiError {
-	ses := c.who.session
-	if ses == nil {
-		if strings.HasPrefix(action, "s3:") {
-			return c.denied(action, resource, "because no identity-based policy allows the "+action+" action")
+	req := iampolicy.Request{Action: action, Resource: resource, Now: c.now, Context: s.conditionKeys(c, extra)}
+	identity, limit, limited := s.identityOutcome(c.who, req), iampolicy.Silent, false
+	if ses := c.who.session; ses != nil {
+		limited = len(ses.policies) > 0
+		for _, p := range ses.policies {
+			limit = max(limit, p.Evaluate(req))
 		}
-		return nil
-	}
-	req := iampolicy.Request{Action: action, Resource: resource, Now: c.now, Context: c.conditionKeys(extra)}
-	s.mu.RLock()
-	identity := ses.role.doc.Evaluate(req)
-	for _, p := range ses.role.inline {
-		identity = max(identity, p.doc.Evaluate(req))
-	}
-	s.mu.RUnlock()
-	limit := iampolicy.Silent
-	for _, p := range ses.policies {
-		limit = max(limit, p.Evaluate(req))
 	}
 	switch {
 	case identity == iampolicy.Denied:
@@ -184,10 +181,28 @@ func (s *Server) authorize(c *call, action, resource string, extra map[string]st
 		return c.denied(action, resource, "with an explicit deny in a session policy")
 	case identity != iampolicy.Allowed:
 		return c.denied(action, resource, "because no identity-based policy allows the "+action+" action")
-	case len(ses.policies) > 0 && limit != iampolicy.Allowed:
+	case limited && limit != iampolicy.Allowed:
 		return c.denied(action, resource, "because no session policy allows the "+action+" action")
 	}
 	return nil
+}
+
+// identityOutcome is what the user's policy says, or all of the role's together.
+func (s *Server) identityOutcome(who principal, req iampolicy.Request) iampolicy.Outcome {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if who.session == nil {
+		return s.userPolicy.Evaluate(req)
+	}
+	r := who.session.role
+	out := r.doc.Evaluate(req)
+	for _, p := range r.policies.inline {
+		out = max(out, p.doc.Evaluate(req))
+	}
+	for _, arn := range r.policies.attached {
+		out = max(out, s.managed[arn].effective().Evaluate(req))
+	}
+	return out
 }
 
 func (c *call) denied(action, resource, why string) *apiError {
@@ -200,13 +215,16 @@ func (c *call) denied(action, resource, why string) *apiError {
 
 // conditionKeys are those of every request by this caller, and extra. A key that has
 // no value is left out: to a policy it is absent.
-func (c *call) conditionKeys(extra map[string]string) map[string]string {
+func (s *Server) conditionKeys(c *call, extra map[string]string) map[string]string {
 	keys := map[string]string{
 		"aws:userid":           c.who.userID,
 		"aws:principalarn":     c.who.arn,
 		"aws:principalaccount": c.who.account,
 		"aws:principaltype":    "User",
 		"aws:securetransport":  strconv.FormatBool(c.TLS != nil),
+	}
+	if c.who.session == nil {
+		keys["aws:username"] = s.cfg.UserName
 	}
 	if ses := c.who.session; ses != nil {
 		// aws:PrincipalArn of a session is its role's ARN.

@@ -1,6 +1,8 @@
 package aws
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -33,12 +35,15 @@ type Config struct {
 	// UserName is the broker user's name. Zero: taskpass-broker.
 	UserName string
 	// AccessKeyID and SecretAccessKey are the broker user's long-lived key. Required.
-	// The user may call STS and IAM, and nothing of S3.
 	AccessKeyID     string
 	SecretAccessKey string
+	// UserPolicy is what the user may do: an identity policy. Zero: STS and IAM whole,
+	// and nothing of S3.
+	UserPolicy string
 	// Roles are the roles that exist.
 	Roles []Role
-	// ManagedPolicies are the documents, by ARN, that AssumeRole's PolicyArns may name.
+	// ManagedPolicies are the documents, by ARN, of the managed policies that exist, as
+	// AddManagedPolicy takes them. Roles and AssumeRole's PolicyArns may name them.
 	ManagedPolicies map[string]string
 	// Now is the server's clock: expiry, aws:CurrentTime, issue times and the Date
 	// header come from it. Zero: time.Now.
@@ -62,28 +67,38 @@ type Role struct {
 	// Policy is what the role may do: an identity policy that counts as attached (so
 	// not towards the limit of inline policies). Required.
 	Policy string
+	// AttachedPolicies are ARNs of managed policies of the role's account, or AWS's.
+	AttachedPolicies []string
 	// ExternalID, if set, must be given to AssumeRole.
 	ExternalID string
 	// TrustedARNs may assume the role: a user, a role (all its sessions), one session,
-	// an account's root (all in it), or "*". Empty: the broker user only.
+	// an account's root (all in it), or "*". Empty: the broker user only, or nobody if
+	// there are WebTrusts.
 	TrustedARNs []string
+	// WebTrusts may assume the role with a web identity token.
+	WebTrusts []WebTrust
 }
 
 // Server is the stand-in: an http.Handler that is safe for many goroutines.
 type Server struct {
 	cfg     Config
 	user    principal
-	managed map[string]*iampolicy.Document
 	faults  faults
 	closed  chan struct{}
 	closing sync.Once
 
 	mu          sync.RWMutex
-	roles       map[string]*role // by name
+	userPolicy  *iampolicy.Document
+	roles       map[string]*role          // by name
+	managed     map[string]*managedPolicy // by ARN
 	sessions    map[string]*session
 	buckets     map[string]map[string]object
 	assumeCalls int
+	// webIdentities are by the SHA-256 of their token.
+	webIdentities map[[sha256.Size]byte]WebIdentity
 }
+
+const defaultUserPolicy = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["iam:*","sts:*"],"Resource":"*"}]}`
 
 var accountPattern = regexp.MustCompile(`^\d{12}$`)
 
@@ -108,32 +123,49 @@ func New(cfg Config) (*Server, error) {
 		cfg.MaxSkew = defaultMaxSkew
 	}
 	s := &Server{
-		cfg:      cfg,
-		user:     newUser(cfg),
-		managed:  map[string]*iampolicy.Document{},
-		closed:   make(chan struct{}),
-		roles:    map[string]*role{},
-		sessions: map[string]*session{},
-		buckets:  map[string]map[string]object{},
+		cfg:           cfg,
+		user:          newUser(cfg),
+		closed:        make(chan struct{}),
+		roles:         map[string]*role{},
+		managed:       map[string]*managedPolicy{},
+		sessions:      map[string]*session{},
+		buckets:       map[string]map[string]object{},
+		webIdentities: map[[sha256.Size]byte]WebIdentity{},
+	}
+	if err := s.fill(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// fill gives the account what its Config says.
+func (s *Server) fill() error {
+	cfg := s.cfg
+	if err := s.SetUserPolicy(cmp.Or(cfg.UserPolicy, defaultUserPolicy)); err != nil {
+		return err
 	}
 	for arn, text := range cfg.ManagedPolicies {
-		doc, err := iampolicy.Parse(text)
-		if err != nil {
-			return nil, fmt.Errorf("sandbox aws: managed policy %s: %w", arn, err)
+		if err := s.AddManagedPolicy(arn, text); err != nil {
+			return err
 		}
-		s.managed[arn] = doc
 	}
 	for _, r := range cfg.Roles {
 		made, err := newRole(r, cfg, s.user.arn)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if s.roles[r.Name] != nil {
-			return nil, fmt.Errorf("sandbox aws: role %q is there twice", r.Name)
+			return fmt.Errorf("sandbox aws: role %q is there twice", r.Name)
 		}
 		s.roles[r.Name] = made
+		for _, arn := range r.AttachedPolicies {
+			if err := s.AttachRolePolicy(r.Name, arn); err != nil {
+				return err
+			}
+		}
+		made.former = made.policies
 	}
-	return s, nil
+	return nil
 }
 
 // Close lets go of every request that a fault holds. It does not stop the listener,
@@ -150,6 +182,7 @@ type call struct {
 	raw     []byte // body as sent, which is what is signed
 	body    []byte // S3: the object, out of its framing
 	who     principal
+	stale   bool   // a fault has reads see what was there before the last change
 	id      string // request id
 	now     time.Time
 }
@@ -172,11 +205,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // admit reads the body, finds out what is asked and by whom. It also refuses what
-// is signed for another service.
+// is signed for another service. AssumeRoleWithWebIdentity alone needs no signature.
 func (s *Server) admit(c *call) *apiError {
-	sig, e := parseAuthorization(c)
-	if e != nil {
-		return e
+	sig, refusal := parseAuthorization(c)
+	unsigned := c.service == "sts" && c.Header.Get("Authorization") == ""
+	if refusal != nil && !unsigned {
+		return refusal
 	}
 	limit := int64(maxQueryBody)
 	if c.service == "s3" {
@@ -190,10 +224,17 @@ func (s *Server) admit(c *call) *apiError {
 		return fail(http.StatusBadRequest, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
 	}
 	c.raw, c.body = raw, raw
+	if unsigned {
+		if queryAction(c) == nil && c.action == "AssumeRoleWithWebIdentity" {
+			return nil
+		}
+		return refusal
+	}
 	if e := s.authenticate(c, sig); e != nil {
 		return e
 	}
 	if c.service == "s3" {
+		var e *apiError
 		c.action, e = s3Action(c)
 		return e
 	}

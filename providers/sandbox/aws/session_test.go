@@ -224,6 +224,31 @@ func TestDenyByWhatASessionBears(t *testing.T) {
 	}
 }
 
+func TestIssueTimeCutOff(t *testing.T) {
+	t.Parallel()
+	now := newClock()
+	b := start(t, withClock(now))
+	older, _ := b.assume("older", taskOne)
+	now.Advance(time.Minute)
+	cutOff := now.Now()
+	younger, _ := b.assume("younger", taskOne)
+	deny := func(operator string) {
+		t.Helper()
+		doc := `{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"` +
+			operator + `":{"aws:TokenIssueTime":"` + cutOff.UTC().Format(time.RFC3339) + `"}}}]}`
+		if err := b.SetRolePolicy("agent", "revoked", doc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deny("DateLessThan")
+	_, err := get(t.Context(), older, "tasks/1/a")
+	wantDenied(t, err)
+	wantRead(t, younger, "tasks/1/a")
+	deny("DateLessThanEquals")
+	_, err = get(t.Context(), younger, "tasks/1/a")
+	wantDenied(t, err)
+}
+
 func TestSessionEnds(t *testing.T) {
 	t.Parallel()
 	now := newClock()

@@ -4,15 +4,18 @@ import (
 	"encoding/xml"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
 
-// serveSTS does AssumeRole and GetCallerIdentity.
+// serveSTS does AssumeRole, AssumeRoleWithWebIdentity and GetCallerIdentity.
 func (s *Server) serveSTS(w http.ResponseWriter, c *call) *apiError {
 	switch c.action {
 	case "AssumeRole":
 		return s.assumeRole(w, c)
+	case "AssumeRoleWithWebIdentity":
+		return s.assumeRoleWithWebIdentity(w, c)
 	case "GetCallerIdentity":
 		// Answers even a caller whom a policy denies it (STS API Reference,
 		// GetCallerIdentity: "no permissions are required").
@@ -37,7 +40,7 @@ func (s *Server) getCallerIdentity(w http.ResponseWriter, c *call) {
 }
 
 type assumeRoleResult struct {
-	XMLName         xml.Name `xml:"AssumeRoleResult"`
+	XMLName         xml.Name
 	AssumedRoleUser struct {
 		AssumedRoleID string `xml:"AssumedRoleId"`
 		Arn           string
@@ -50,6 +53,23 @@ type assumeRoleResult struct {
 	}
 	SourceIdentity   string `xml:",omitempty"`
 	PackedPolicySize int    `xml:",omitempty"`
+	// AssumeRoleWithWebIdentity's alone.
+	SubjectFromWebIdentityToken string `xml:",omitempty"`
+	Audience                    string `xml:",omitempty"`
+	Provider                    string `xml:",omitempty"`
+}
+
+func newAssumeRoleResult(c *call, ses *session, p *assumeParams) assumeRoleResult {
+	out := assumeRoleResult{XMLName: xml.Name{Local: c.action + "Result"}}
+	out.AssumedRoleUser.AssumedRoleID = ses.info.UserID
+	out.AssumedRoleUser.Arn = ses.info.ARN
+	out.Credentials.AccessKeyID = ses.info.AccessKeyID
+	out.Credentials.SecretAccessKey = ses.secret
+	out.Credentials.SessionToken = ses.token
+	out.Credentials.Expiration = xmlTime(ses.info.Expires)
+	out.SourceIdentity = ses.info.SourceIdentity
+	out.PackedPolicySize = p.packedPercent
+	return out
 }
 
 // assumeRole makes a session, or says why not. It checks the parameters, then the
@@ -63,34 +83,32 @@ func (s *Server) assumeRole(w http.ResponseWriter, c *call) *apiError {
 	if e != nil {
 		return e
 	}
-	if e := p.inherit(c.who.session); e != nil {
-		return e
-	}
-	if p.duration > r.MaxSessionDuration {
-		return validationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
-	}
 	// "Role chaining limits your … role session to a maximum of one hour" (STS API
 	// Reference, AssumeRole).
 	if c.who.session != nil && p.duration > time.Hour {
 		return validationError("The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.")
 	}
-	ses := newSession(r, p, c.now)
-	s.mu.Lock()
-	s.forgetOldSessions(c.now)
-	s.sessions[ses.info.AccessKeyID] = ses
-	s.mu.Unlock()
-
-	var out assumeRoleResult
-	out.AssumedRoleUser.AssumedRoleID = ses.info.UserID
-	out.AssumedRoleUser.Arn = ses.info.ARN
-	out.Credentials.AccessKeyID = ses.info.AccessKeyID
-	out.Credentials.SecretAccessKey = ses.secret
-	out.Credentials.SessionToken = ses.token
-	out.Credentials.Expiration = xmlTime(ses.info.Expires)
-	out.SourceIdentity = ses.info.SourceIdentity
-	out.PackedPolicySize = p.packedPercent
-	writeResult(w, c, out)
+	if e := r.checkDuration(p); e != nil {
+		return e
+	}
+	writeResult(w, c, newAssumeRoleResult(c, s.addSession(r, p, c.now), p))
 	return nil
+}
+
+func (r *role) checkDuration(p *assumeParams) *apiError {
+	if p.duration > r.MaxSessionDuration {
+		return validationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+	}
+	return nil
+}
+
+func (s *Server) addSession(r *role, p *assumeParams, now time.Time) *session {
+	ses := newSession(r, p, now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgetOldSessions(now)
+	s.sessions[ses.info.AccessKeyID] = ses
+	return ses
 }
 
 // mayAssume finds the role and asks its trust and the caller's own policies. A role
@@ -101,6 +119,12 @@ func (s *Server) mayAssume(c *call, p *assumeParams) (*role, *apiError) {
 		return nil, c.denied("sts:AssumeRole", p.roleARN, "")
 	}
 	keys := map[string]string{"sts:rolesessionname": p.sessionName}
+	for k, v := range p.tags {
+		keys["aws:requesttag/"+strings.ToLower(k)] = v
+	}
+	if e := p.inherit(c.who.session); e != nil {
+		return nil, e
+	}
 	if p.externalID != "" {
 		keys["sts:externalid"] = p.externalID
 	}
@@ -111,9 +135,6 @@ func (s *Server) mayAssume(c *call, p *assumeParams) (*role, *apiError) {
 	}
 	if len(p.tags) > 0 {
 		actions = append(actions, "sts:TagSession")
-	}
-	for k, v := range p.tags {
-		keys["aws:requesttag/"+strings.ToLower(k)] = v
 	}
 	for _, action := range actions {
 		if e := s.authorize(c, action, p.roleARN, keys); e != nil {
@@ -138,16 +159,18 @@ func newSession(r *role, p *assumeParams, now time.Time) *session {
 	issued := now.UTC().Truncate(time.Second)
 	return &session{
 		info: SessionInfo{
-			Name:           p.sessionName,
-			AccessKeyID:    newAccessKeyID("ASIA"),
-			Role:           r.Name,
-			UserID:         r.RoleID + ":" + p.sessionName,
-			ARN:            "arn:aws:sts::" + r.AccountID + ":assumed-role/" + r.Name + "/" + p.sessionName,
-			SourceIdentity: p.sourceIdentity,
-			Tags:           maps.Clone(p.tags),
-			Policy:         p.policyText,
-			Issued:         issued,
-			Expires:        issued.Add(p.duration),
+			Name:              p.sessionName,
+			AccessKeyID:       newAccessKeyID("ASIA"),
+			Role:              r.Name,
+			UserID:            r.RoleID + ":" + p.sessionName,
+			ARN:               "arn:aws:sts::" + r.AccountID + ":assumed-role/" + r.Name + "/" + p.sessionName,
+			SourceIdentity:    p.sourceIdentity,
+			Tags:              maps.Clone(p.tags),
+			TransitiveTagKeys: slices.Sorted(maps.Keys(p.transitive)),
+			Policy:            p.policyText,
+			PolicyARNs:        p.policyARNs,
+			Issued:            issued,
+			Expires:           issued.Add(p.duration),
 		},
 		secret:     newSecretKey(),
 		token:      newSessionToken(),

@@ -1,0 +1,105 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Keeper is a Provider that keeps something upstream in step with the ledger all the time: a list of refused sessions, an
+// account that rests. Others may change it behind the broker's back, and parts of it become due with no request to do it.
+type Keeper interface {
+	Provider
+
+	// Keeps names what is kept, as the ledger knows it; profiles that keep the same name it once. Empty: nothing.
+	Keeps() string
+
+	// Keep looks at what is upstream, sets right what is not as the ledger says, records what it found, and says when to
+	// look again at the latest. Only one process does it at a time.
+	Keep(ctx context.Context) (next time.Time, err error)
+}
+
+// Upkeep is what a Keeper needs of storage: its own notes on what it keeps, and turns.
+type Upkeep interface {
+	// Locked runs fn while no other process runs one for the same upstream. It holds no transaction open.
+	Locked(ctx context.Context, upstream string, fn func(context.Context) error) error
+
+	// Notes are what was last saved about an upstream; nil for nothing.
+	Notes(ctx context.Context, upstream string) ([]byte, error)
+
+	// Save replaces the notes and writes the events, in one transaction.
+	Save(ctx context.Context, upstream string, n Notes, events ...Event) error
+}
+
+// Notes are what a Keeper knows about an upstream.
+type Notes struct {
+	State      []byte    // JSON of the provider's own; never a secret
+	Used, Room int64     // how full what it keeps is, in its own unit, for the metrics; Room 0: no bound is known
+	LookBy     time.Time // look at it by then at the latest; zero: when it was due anyway
+}
+
+// Upkeeps schedules what Keepers do.
+type Upkeeps interface {
+	// ClaimUpkeep leases those of the upstreams that are due at now, or that the ledger does not know yet: no other
+	// replica gets them before now+lease.
+	ClaimUpkeep(ctx context.Context, upstreams []string, now time.Time, lease time.Duration) ([]string, error)
+
+	// Kept makes an upstream due again at next, unless somebody asked for it to be sooner since it was leased until then.
+	Kept(ctx context.Context, upstream string, leased, next time.Time) error
+}
+
+// upkeepRetry is how soon a failed look is repeated.
+const upkeepRetry = 30 * time.Second
+
+// NewFinding is an event about an upstream as a whole: what a Keeper found or did there.
+func NewFinding(t EventType, at time.Time, provider, upstream string, trace map[string]string) Event {
+	return Event{ID: NewEventID(), At: at.UTC(), Type: t, Caller: sweeper, Provider: provider, Upstream: upstream, Trace: trace}
+}
+
+// sweepUpkeep gives each Keeper that is due its turn.
+func (b *Broker) sweepUpkeep(ctx context.Context) error {
+	keepers := map[string]Keeper{}
+	var names []string
+	for _, p := range b.profiles.Load().Sorted() {
+		k, ok := p.Upstream.(Keeper)
+		if !ok || k.Keeps() == "" || keepers[k.Keeps()] != nil {
+			continue
+		}
+		keepers[k.Keeps()] = k
+		names = append(names, k.Keeps())
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	now := b.now()
+	due, err := b.Ledger.ClaimUpkeep(ctx, names, now, sweepLease)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, sweepWorkers)
+	for _, name := range due {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			b.keep(ctx, keepers[name], name, now.Add(sweepLease))
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+func (b *Broker) keep(ctx context.Context, k Keeper, name string, leased time.Time) {
+	var next time.Time
+	err := b.upstream(ctx, func(ctx context.Context) (err error) {
+		next, err = k.Keep(ctx)
+		return err
+	})
+	if err != nil {
+		next = b.now().Add(jitter(upkeepRetry))
+		b.Logger.WarnContext(ctx, "upkeep failed", "upstream", name, "error", err)
+	}
+	if err := b.Ledger.Kept(context.WithoutCancel(ctx), name, leased, next); err != nil {
+		b.Logger.ErrorContext(ctx, "upkeep not recorded; it is repeated", "upstream", name, "error", err)
+	}
+}

@@ -1,0 +1,79 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// What several profiles share at one upstream must be said alike in all of them.
+
+// roles: of one AWS role the deny policies are kept once, by whichever profile is asked.
+func (r *report) roles(profiles map[string]Profile) {
+	first := map[string]string{}
+	for _, name := range sorted(profiles) {
+		p := profiles[name].AWS
+		if p == nil || p.RoleARN == "" {
+			continue
+		}
+		other, shared := first[p.RoleARN]
+		if !shared {
+			first[p.RoleARN] = name
+			continue
+		}
+		if !reflect.DeepEqual(p.Revocation, profiles[other].AWS.Revocation) {
+			r.add("profiles."+name+".aws.revocation", "differs from that of profile %s, which has the same role", shown(other))
+		}
+	}
+}
+
+// pools holds P8 across profiles: profiles may share a pool, but a key belongs to one.
+func (r *report) pools(profiles map[string]Profile) {
+	type holder struct{ pool, profile string }
+	first, holders := map[string]string{}, map[string]holder{}
+	for _, name := range sorted(profiles) {
+		pool := profiles[name].Pool
+		if pool == nil || !broker.ValidID(pool.Name) {
+			continue
+		}
+		at := "profiles." + name + ".pool.keys"
+		if other, shared := first[pool.Name]; !shared {
+			first[pool.Name] = name
+		} else if !slices.Equal(keyList(profiles[name]), keyList(profiles[other])) {
+			r.add(at, "differ from those of profile %s, whose pool has the same name", shown(other))
+		}
+		for i, key := range pool.Keys {
+			if key.Value.Check() != nil {
+				continue
+			}
+			ref := sameFile(key.Value)
+			if h, taken := holders[ref]; !taken {
+				holders[ref] = holder{pool.Name, name}
+			} else if h.pool != pool.Name {
+				r.add(fmt.Sprintf("%s[%d].value", at, i), "is a key of another pool too, in profile %s: one key has one holder", shown(h.profile))
+			}
+		}
+	}
+}
+
+// keyList is a pool's keys in a comparable form.
+func keyList(p Profile) []string {
+	var list []string
+	for _, key := range p.Pool.Keys {
+		list = append(list, key.Name+" "+sameFile(key.Value))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// sameFile spells a reference in one way, so that /run//a and /run/a are one key.
+func sameFile(ref broker.Ref) string {
+	if name, ok := strings.CutPrefix(string(ref), "file:"); ok {
+		return "file:" + filepath.Clean(name)
+	}
+	return string(ref)
+}

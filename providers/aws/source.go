@@ -1,0 +1,138 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsarn "github.com/aws/aws-sdk-go-v2/aws/arn"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// chainedMax is what STS gives to who is on a role already:
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles.html#iam-term-role-chaining
+const chainedMax = time.Hour
+
+// source is the broker's own identity at AWS.
+type source struct {
+	sts  *sts.Client
+	who  atomic.Pointer[string] // its ARN; nil: not asked yet
+	name string                 // tells sources apart that may have quotas of their own
+}
+
+// load makes the SDK's configuration of the broker's own credentials.
+func load(ctx context.Context, cfg Config) (aws.Config, error) {
+	options := []func(*config.LoadOptions) error{
+		config.WithRegion(cfg.region()),
+		config.WithLogger(logging.Nop{}), // the SDK's own would write past our log, and may quote an answer
+		// A retried AssumeRole is a second session under the same name. Retries are the broker's, under a new version.
+		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.MaxIdleConnsPerHost, t.MaxIdleConns = 64, 256 // the SDK's 10 make a busy broker dial anew
+		})),
+	}
+	switch {
+	case cfg.AccessKeyID != "":
+		id, err := cfg.AccessKeyID.Resolve()
+		if err != nil {
+			return aws.Config{}, fmt.Errorf("access_key_id: %w", err)
+		}
+		key, err := cfg.SecretAccessKey.Resolve()
+		if err != nil {
+			return aws.Config{}, fmt.Errorf("secret_access_key: %w", err)
+		}
+		options = append(options, config.WithCredentialsProvider(
+			credentials.NewStaticCredentialsProvider(id.Reveal(), key.Reveal(), "")))
+	case cfg.ConfigProfile != "":
+		options = append(options, config.WithSharedConfigProfile(cfg.ConfigProfile))
+	case cfg.WebIdentity != nil: // the chain is not to look for anything before
+		options = append(options, config.WithCredentialsProvider(aws.AnonymousCredentials{}))
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		// The SDK's text may quote a file of credentials.
+		return aws.Config{}, errors.New("the AWS configuration of this machine could not be loaded: check its files and the profile's name")
+	}
+	loaded.HTTPClient = wholeBody{loaded.HTTPClient}
+	if cfg.Endpoint != "" {
+		loaded.BaseEndpoint = &cfg.Endpoint
+	}
+	if w := cfg.WebIdentity; w != nil {
+		loaded.Credentials = aws.NewCredentialsCache(stscreds.NewWebIdentityRoleProvider(
+			sts.NewFromConfig(loaded), w.RoleARN, stscreds.IdentityTokenFile(w.TokenFile),
+			func(o *stscreds.WebIdentityRoleOptions) { o.RoleSessionName = "taskpass" }))
+	}
+	return loaded, nil
+}
+
+func newSource(cfg Config, client *sts.Client) *source {
+	s := &source{sts: client, name: "default"}
+	switch {
+	case cfg.AccessKeyID != "":
+		s.name = string(cfg.AccessKeyID)
+	case cfg.ConfigProfile != "":
+		s.name = "profile:" + cfg.ConfigProfile
+	case cfg.WebIdentity != nil:
+		s.name = cfg.WebIdentity.RoleARN
+	}
+	return s
+}
+
+// identity is the broker's own ARN, or empty when AWS cannot be asked. It needs no permission, and is asked until it is
+// known once: https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
+func (s *source) identity(ctx context.Context) string {
+	if who := s.who.Load(); who != nil {
+		return *who
+	}
+	out, err := s.sts.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return ""
+	}
+	if _, err := awsarn.Parse(aws.ToString(out.Arn)); err != nil {
+		return ""
+	}
+	s.who.Store(out.Arn)
+	return *out.Arn
+}
+
+// chained tells whether the broker is known to be on a role itself.
+func (s *source) chained() bool {
+	who := s.who.Load()
+	return who != nil && strings.Contains(*who, ":assumed-role/")
+}
+
+// checkChain refuses a life that STS does not give to who is on a role already. Where AWS cannot be asked who the broker
+// is, STS decides.
+func (s *source) checkChain(ctx context.Context, life time.Duration) error {
+	if life <= chainedMax {
+		return nil
+	}
+	s.identity(ctx)
+	if !s.chained() {
+		return nil
+	}
+	return tooLongForChain()
+}
+
+func tooLongForChain() *broker.Error {
+	return tooLong("the broker itself is on a role, so AWS gives its sessions 1 h at most (role chaining): " +
+		"ask for 3600 s or less; the operator should set ttl.max to 1h, or give the broker credentials that are no role's")
+}
+
+func tooLong(text string) *broker.Error {
+	e := broker.Errorf(broker.CodeTTLOutOfRange, "%s", text)
+	e.Faults = []broker.Fault{{Pointer: "/ttl_seconds", Reason: "is longer than AWS gives here"}}
+	return e
+}
