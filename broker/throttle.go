@@ -48,7 +48,7 @@ func (t *throttles) learn(quota string, begun, now time.Time, e *Error) {
 	case begun.Before(p.until):
 	default:
 		p.last = min(max(2*p.last, e.RetryAfter, pauseAtFirst), pauseAtMost)
-		p.until = now.Add(p.last + rand.N(p.last/2)) // so that replicas don't come back together
+		p.until = now.Add(p.last + rand.N(p.last/2).Truncate(time.Millisecond)) // so that replicas don't come back together
 		if t.of == nil {
 			t.of = map[string]pause{}
 		}

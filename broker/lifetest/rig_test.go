@@ -70,7 +70,7 @@ func (c *clock) advance(d time.Duration) {
 }
 
 // rig is two replicas of the house on one database, before one vendor. Profiles: "aws" (deny, no lag), "strict" (the same,
-// and a ticket's reuse revokes), "none" (the vendor can end nothing early), "pool" (three keys in files). Callers: "orch"
+// and a ticket's reuse revokes), "cutoff" (on a role of its own, with the cut-off), "none" (the vendor can end nothing early), "pool" (three keys in files). Callers: "orch"
 // and "other" (orchestrators), "aud", "ops".
 type rig struct {
 	test     testing.TB // whose resources these are
@@ -155,6 +155,7 @@ func (r *rig) openVendor() {
 		AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "the-brokers-own-key", Now: r.clock.Now, MaxSkew: -1,
 		Roles: []vendor.Role{
 			{Name: "deny", MaxSessionDuration: 12 * time.Hour, Policy: rolePolicy},
+			{Name: "cutoff", MaxSessionDuration: 12 * time.Hour, Policy: rolePolicy},
 			{Name: "none", MaxSessionDuration: 12 * time.Hour, Policy: rolePolicy},
 		},
 	})
@@ -240,6 +241,8 @@ func (r *rig) profiles(s *store.Store, logger *slog.Logger) broker.Profiles {
 			}}}},
 		}}
 	}
+	cutoff := section("cutoff", "deny")
+	cutoff.AWS.Revocation.CutOff = "accept"
 	keys := pool.Config{Name: "models", Scopes: []string{"read"}, Disclosed: "accept"}
 	for i := range keysOfPool {
 		ref := r.writeKey(i, "value")
@@ -248,6 +251,7 @@ func (r *rig) profiles(s *store.Store, logger *slog.Logger) broker.Profiles {
 	profiles := broker.Profiles{}
 	for name, section := range map[string]providers.Config{
 		"aws": section("deny", "deny"), "strict": section("deny", "deny"), "none": section("none", "none"), "pool": {Pool: &keys},
+		"cutoff": cutoff,
 	} {
 		kind := "aws"
 		if name == "pool" {
