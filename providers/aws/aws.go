@@ -49,6 +49,9 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
 	}
 	client := sts.NewFromConfig(loaded)
 	own := newSource(cfg, client)
+	if cfg.Revocation.IAMRoleARN != "" {
+		loaded = asIAMRole(loaded, client, cfg)
+	}
 	return &Provider{
 		cfg: cfg, sts: client, own: own, clock: deps.Clock,
 		denier: newDenier(iam.NewFromConfig(loaded), role, own, cfg, deps),

@@ -49,6 +49,10 @@ type Revocation struct {
 	Mode string         `yaml:"mode"` // "deny" (the default): the role's policies refuse the session; "none"
 	Lag  *time.Duration `yaml:"lag"`  // how long AWS may take to obey; absent: 5 min
 
+	// IAMRoleARN is a role of the same account as the profile's role, which the broker takes to write policies there. IAM
+	// knows roles of the caller's own account only, so a role of another account needs it. Empty: the broker's own identity.
+	IAMRoleARN string `yaml:"iam_role_arn"`
+
 	By            string        `yaml:"by"`             // what a session is told by: "userid" (the default) or "source_identity"
 	SpillPolicies []string      `yaml:"spill_policies"` // ARNs of managed policies, attached to the role, for what the inline policy cannot hold
 	CheckEvery    time.Duration `yaml:"check_every"`    // how often the policies are looked at; absent: 5 min
@@ -149,7 +153,7 @@ func (c Config) Check() []broker.Fault {
 		add("region", "is not of the role's partition")
 	}
 	faults = append(faults, c.checkSource()...)
-	for _, f := range c.Revocation.check(c.SourceIdentity) {
+	for _, f := range c.Revocation.check(c.SourceIdentity, role) {
 		add("revocation."+f.Pointer, "%s", f.Reason)
 	}
 	if c.STSAndIAM != "" && c.STSAndIAM != "accept" {
@@ -219,7 +223,7 @@ func (c Config) checkSource() []broker.Fault {
 	return faults
 }
 
-func (r Revocation) check(sourceIdentity bool) []broker.Fault {
+func (r Revocation) check(sourceIdentity bool, role awsarn.ARN) []broker.Fault {
 	var faults []broker.Fault
 	add := func(pointer, reason string) {
 		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
@@ -229,6 +233,16 @@ func (r Revocation) check(sourceIdentity bool) []broker.Fault {
 	}
 	if r.Lag != nil && (*r.Lag < 0 || *r.Lag > time.Hour) {
 		add("lag", "is not between 0 s and 1 h")
+	}
+	if r.IAMRoleARN != "" {
+		switch a, err := awsarn.Parse(r.IAMRoleARN); {
+		case err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/"):
+			add("iam_role_arn", "is not the ARN of an IAM role")
+		case a.AccountID != role.AccountID || a.Partition != role.Partition:
+			add("iam_role_arn", "is not of the account of role_arn")
+		case a.Resource == role.Resource:
+			add("iam_role_arn", "is role_arn itself, whose sessions agents hold")
+		}
 	}
 	switch {
 	case r.By != "" && r.By != "userid" && r.By != "source_identity":

@@ -34,6 +34,11 @@ func (d *denier) knowRole(ctx context.Context, n *notes) error {
 	if out.Role == nil || aws.ToString(out.Role.RoleId) == "" {
 		return fmt.Errorf("reading role %s: %w", d.role, errors.New("the answer has no role id"))
 	}
+	// IAM looks in the caller's own account only: a role of the same name there is not the one that agents hold sessions of.
+	if found := aws.ToString(out.Role.Arn); found != "" && found != d.arn {
+		return broker.Errorf(broker.CodeUpstreamRefused,
+			"the broker's account has another role of that name than %s: the operator should set revocation.iam_role_arn to a role of its account", d.arn)
+	}
 	n.RoleID = *out.Role.RoleId
 	return nil
 }

@@ -77,6 +77,18 @@ func load(ctx context.Context, cfg Config) (aws.Config, error) {
 	return loaded, nil
 }
 
+// asIAMRole is a configuration that acts as the role by which policies are written.
+func asIAMRole(loaded aws.Config, client *sts.Client, cfg Config) aws.Config {
+	loaded.Credentials = aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(client, cfg.Revocation.IAMRoleARN,
+		func(o *stscreds.AssumeRoleOptions) {
+			o.RoleSessionName = "taskpass"
+			if cfg.ExternalID != "" {
+				o.ExternalID = &cfg.ExternalID
+			}
+		}))
+	return loaded
+}
+
 func newSource(cfg Config, client *sts.Client) *source {
 	s := &source{sts: client, name: "default"}
 	switch {
