@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -25,7 +26,11 @@ import (
 
 // peerYAML is a production configuration in all but its addresses. RGW obeys a role's policy at once, so the lag is none;
 // it accepts a source identity and tags, though its policies take no notice of them.
+//
+// Roles that are looked at every second are set right in a test's time.
 const peerYAML = `
+listen: $LISTEN
+limits: {per_task: 1000}
 database: {url: "file:$DIR/database_url", max_connections: 8}
 seal: {keyset: "file:$DIR/keyset"}
 log: {level: debug}
@@ -61,6 +66,21 @@ profiles:
           statements:
             - actions: ["*"]
               resources: ["*"]
+  crowd:
+    <<: *research
+    aws: {<<: *aws, role_arn: "arn:aws:iam:::role/crowd", revocation: &watched {mode: deny, lag: 0s, check_every: 1s}}
+  meddled:
+    <<: *research
+    aws: {<<: *aws, role_arn: "arn:aws:iam:::role/meddled", revocation: *watched}
+  team:
+    <<: *research
+    aws:
+      <<: *aws
+      scopes:
+        "read:team":
+          statements:
+            - actions: ["s3:GetObject"]
+              resources: ["arn:aws:s3:::$BUCKET/tasks/{{.Metadata.team}}/*"]
   untrusted:
     <<: *research
     aws: {<<: *aws, role_arn: "arn:aws:iam:::role/trusts-others"}
@@ -76,53 +96,73 @@ profiles:
 // other has overtaken meanwhile, unless they take turns.
 const peerDelay = 20 * time.Millisecond
 
-// peerBroker is an installation as an operator sets it up: by the program's own commands, with two replicas.
+// peerBroker is an installation as an operator sets it up: by the program's own commands, with any number of replicas.
 type peerBroker struct {
-	nodes   []string // their URLs
+	dir     string
+	role    string   // of the profile research
+	nodes   []string // the replicas' URLs
 	tokens  map[string]string
-	log     peerLog // of both nodes
+	log     peerLog // of all nodes
 	secrets peerSecrets
 }
 
+// startPeerBroker is an installation with two replicas in this process.
 func startPeerBroker(t *testing.T, rgw *peerRGW) *peerBroker {
 	t.Helper()
-	b := &peerBroker{tokens: map[string]string{}}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the nodes' log ends in\n%s", b.log.tail(40))
-		}
-	})
-	adminURL, serviceURL := startPeerPostgres(t)
-	dir := t.TempDir()
-	file := func(name string) string { return filepath.Join(dir, name) }
-	for name, text := range map[string]string{
-		"admin_url": adminURL, "database_url": serviceURL,
-		"access_key": rgw.accessKey, "secret_key": rgw.secretKey, "wrong_key": strings.ToLower(rgw.secretKey),
-		"near.yaml": peerConfig(dir, rgw.url), "far.yaml": peerConfig(dir, startPeerDetour(t, rgw.url)),
-	} {
-		if err := os.WriteFile(file(name), []byte(text+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.secrets.add(rgw.secretKey)
-	b.command(t, "migrate", "--database-url-file", file("admin_url"), "--service-login", "taskpass")
-	b.command(t, "keyset", "create", file("keyset"))
-	for _, role := range []string{"orchestrator", "auditor"} {
-		token := b.command(t, "token", "create", "--role", role, "--name", role, "--database-url-file", file("database_url"))
-		b.tokens[role] = strings.TrimSpace(token)
-		b.secrets.add(b.tokens[role])
-	}
-	for _, configFile := range []string{file("near.yaml"), file("far.yaml")} {
+	b := installPeerBroker(t, rgw, peerRole)
+	for _, endpoint := range []string{rgw.url, startPeerDetour(t, rgw.url)} {
+		configFile := b.configure(t, fmt.Sprintf("node-%d", len(b.nodes)), "127.0.0.1:8080", endpoint) // it is given another listener
 		b.command(t, "check-config", configFile)
 		b.nodes = append(b.nodes, b.start(t, configFile))
 	}
 	return b
 }
 
-func peerConfig(dir, endpoint string) string {
-	return os.Expand(peerYAML, func(name string) string {
-		return map[string]string{"DIR": dir, "ROLE": peerARN(peerRole), "REGION": peerRegion, "RGW": endpoint, "BUCKET": peerBucket}[name]
+// installPeerBroker sets up all but the replicas.
+func installPeerBroker(t *testing.T, rgw *peerRGW, role string) *peerBroker {
+	t.Helper()
+	b := &peerBroker{dir: t.TempDir(), role: role, tokens: map[string]string{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the nodes' log ends in\n%s", b.log.tail(40))
+		}
 	})
+	adminURL, serviceURL := startPeerPostgres(t)
+	for name, text := range map[string]string{
+		"admin_url": adminURL, "database_url": serviceURL,
+		"access_key": rgw.accessKey, "secret_key": rgw.secretKey, "wrong_key": strings.ToLower(rgw.secretKey),
+	} {
+		b.write(t, name, text)
+	}
+	b.secrets.add(rgw.secretKey)
+	b.command(t, "migrate", "--database-url-file", b.file("admin_url"), "--service-login", "taskpass")
+	b.command(t, "keyset", "create", b.file("keyset"))
+	for _, role := range []string{"orchestrator", "auditor"} {
+		token := b.command(t, "token", "create", "--role", role, "--name", role, "--database-url-file", b.file("database_url"))
+		b.tokens[role] = strings.TrimSpace(token)
+		b.secrets.add(b.tokens[role])
+	}
+	return b
+}
+
+func (b *peerBroker) file(name string) string { return filepath.Join(b.dir, name) }
+
+func (b *peerBroker) write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(b.file(name), []byte(text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// configure writes a replica's configuration, and gives its path.
+func (b *peerBroker) configure(t *testing.T, name, listen, endpoint string) string {
+	t.Helper()
+	values := map[string]string{
+		"DIR": b.dir, "LISTEN": listen, "ROLE": peerARN(b.role), "REGION": peerRegion,
+		"RGW": endpoint, "BUCKET": peerBucket,
+	}
+	b.write(t, name+".yaml", os.Expand(peerYAML, func(name string) string { return values[name] }))
+	return b.file(name + ".yaml")
 }
 
 // startPeerDetour gives a URL by which a request reaches the target peerDelay later.
@@ -224,17 +264,27 @@ func (b *peerBroker) issue(t *testing.T, task string, scopes ...string) *client.
 
 func (b *peerBroker) issueBy(t *testing.T, node int, r client.IssueRequest) *client.IssuedCredential {
 	t.Helper()
-	r.AgentID, r.Profile = "agent-of-"+r.TaskID, "research"
-	answer, err := b.api(t, node, "orchestrator").IssueCredentialWithResponse(t.Context(), nil, r)
+	c, err := b.tryIssue(t, node, r)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// tryIssue may be called by any goroutine. Without a profile it is research.
+func (b *peerBroker) tryIssue(t *testing.T, node int, r client.IssueRequest) (*client.IssuedCredential, error) {
+	t.Helper()
+	r.AgentID, r.Profile = cmp.Or(r.AgentID, "agent-of-"+r.TaskID), cmp.Or(r.Profile, "research")
+	answer, err := b.api(t, node, "orchestrator").IssueCredentialWithResponse(t.Context(), nil, r)
+	if err != nil {
+		return nil, err
+	}
 	c := answer.JSON201
 	if c == nil {
-		t.Fatal(asProblem(answer.StatusCode(), answer.Body))
+		return nil, asProblem(answer.StatusCode(), answer.Body)
 	}
 	b.secrets.add(c.Secret.Env["AWS_SECRET_ACCESS_KEY"], c.Secret.Env["AWS_SESSION_TOKEN"])
-	return c
+	return c, nil
 }
 
 // revoke gives the credential's state, and an error unless all was achieved at once. Any goroutine may call it.
@@ -254,7 +304,7 @@ func (b *peerBroker) revoke(t *testing.T, node int, id string) (*client.Credenti
 
 func (b *peerBroker) credential(t *testing.T, id string) *client.Credential {
 	t.Helper()
-	answer, err := b.api(t, 1, "orchestrator").GetCredentialWithResponse(t.Context(), id)
+	answer, err := b.api(t, len(b.nodes)-1, "orchestrator").GetCredentialWithResponse(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +319,7 @@ func (b *peerBroker) events(t *testing.T, q client.ListAuditEventsParams) ([]cli
 	t.Helper()
 	order := client.Oldest
 	q.Order = &order
-	answer, err := b.api(t, 1, "auditor").ListAuditEventsWithResponse(t.Context(), &q)
+	answer, err := b.api(t, len(b.nodes)-1, "auditor").ListAuditEventsWithResponse(t.Context(), &q)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,51 +327,4 @@ func (b *peerBroker) events(t *testing.T, q client.ListAuditEventsParams) ([]cli
 		t.Fatal(asProblem(answer.StatusCode(), answer.Body))
 	}
 	return answer.JSON200.Events, answer.Body
-}
-
-// peerLog keeps what the nodes log.
-type peerLog struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *peerLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *peerLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *peerLog) tail(lines int) string {
-	all := strings.SplitAfter(l.String(), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "")
-}
-
-// peerSecrets are all values that may stand nowhere but in the one answer that hands them out.
-type peerSecrets struct {
-	mu   sync.Mutex
-	list []string
-}
-
-func (s *peerSecrets) add(values ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = append(s.list, values...)
-}
-
-// in gives the number of secrets that a text holds.
-func (s *peerSecrets) in(text string) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, secret := range s.list {
-		if strings.Contains(text, secret) {
-			n++
-		}
-	}
-	return n
 }
