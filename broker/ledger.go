@@ -216,8 +216,9 @@ type Denials interface {
 	// being ended, those that are stuck, and those that were denied. They are sorted by their ids.
 	Denied(ctx context.Context, upstream string, at time.Time) ([]Denial, error)
 
-	// CutOff makes every active version at the upstream due for ending, for CauseCutOff, and writes the notes and the event.
-	CutOff(ctx context.Context, upstream string, n Notes, now time.Time, e Event) error
+	// CutOff makes every active version at the upstream that was issued before a moment due for ending, for CauseCutOff, and
+	// writes the notes and the event.
+	CutOff(ctx context.Context, upstream string, n Notes, issuedBefore, now time.Time, e Event) error
 }
 
 // Denial is a version that is to be refused.
@@ -225,6 +226,9 @@ type Denial struct {
 	ID        VersionID
 	IssuedAt  time.Time
 	ExpiresAt time.Time
+
+	Done           bool // it was said to be denied
+	SourceIdentity bool // its upstream confirmed its id as the session's source identity
 }
 
 // Count is how many things of one kind are in one state now.

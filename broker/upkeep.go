@@ -58,15 +58,17 @@ func NewFinding(t EventType, at time.Time, provider, upstream string, trace map[
 
 // sweepUpkeep gives each Keeper that is due its turn.
 func (b *Broker) sweepUpkeep(ctx context.Context) error {
-	keepers := map[string]Keeper{}
+	keepers := map[string][]Keeper{} // several profiles may keep the same: if one cannot, another may
 	var names []string
 	for _, p := range b.profiles.Load().Sorted() {
 		k, ok := p.Upstream.(Keeper)
-		if !ok || k.Keeps() == "" || keepers[k.Keeps()] != nil {
+		if !ok || k.Keeps() == "" {
 			continue
 		}
-		keepers[k.Keeps()] = k
-		names = append(names, k.Keeps())
+		if keepers[k.Keeps()] == nil {
+			names = append(names, k.Keeps())
+		}
+		keepers[k.Keeps()] = append(keepers[k.Keeps()], k)
 	}
 	if len(names) == 0 {
 		return nil
@@ -89,12 +91,18 @@ func (b *Broker) sweepUpkeep(ctx context.Context) error {
 	return nil
 }
 
-func (b *Broker) keep(ctx context.Context, k Keeper, name string, leased time.Time) {
+func (b *Broker) keep(ctx context.Context, keepers []Keeper, name string, leased time.Time) {
 	var next time.Time
-	err := b.upstream(ctx, func(ctx context.Context) (err error) {
-		next, err = k.Keep(ctx)
-		return err
-	})
+	var err error
+	for _, k := range keepers {
+		err = b.upstream(ctx, func(ctx context.Context) (err error) {
+			next, err = k.Keep(ctx)
+			return err
+		})
+		if err == nil {
+			break
+		}
+	}
 	if err != nil {
 		next = b.now().Add(jitter(upkeepRetry))
 		b.Logger.WarnContext(ctx, "upkeep failed", "upstream", name, "error", err)

@@ -88,10 +88,10 @@ func TestUpkeep(t *testing.T) {
 	k.err = errors.New("the vendor is down")
 	h.clock.Advance(time.Minute)
 	sweep()
-	k.had(t, 1, "failing")
+	k.had(t, 2, "failing: the other profile tries too")
 	h.clock.Advance(50 * time.Second)
 	sweep()
-	k.had(t, 1, "after a failure")
+	k.had(t, 2, "after a failure")
 	none.had(t, 0, "who keeps nothing")
 }
 

@@ -16,17 +16,17 @@ func (s *Store) Denied(ctx context.Context, upstream string, at time.Time) ([]br
 	rows, err := s.q.DeniedAt(ctx, db.DeniedAtParams{Upstream: upstream, At: at})
 	list := make([]broker.Denial, len(rows))
 	for i, r := range rows {
-		list[i] = broker.Denial{ID: broker.VersionID(r.ID), IssuedAt: r.IssuedAt, ExpiresAt: r.ExpiresAt}
+		list[i] = broker.Denial{ID: broker.VersionID(r.ID), IssuedAt: r.IssuedAt, ExpiresAt: r.ExpiresAt, Done: r.Done, SourceIdentity: r.BySource}
 	}
 	return list, err
 }
 
 // CutOff implements broker.Denials.
-func (s *Store) CutOff(ctx context.Context, upstream string, n broker.Notes, now time.Time, e broker.Event) error {
+func (s *Store) CutOff(ctx context.Context, upstream string, n broker.Notes, issuedBefore, now time.Time, e broker.Event) error {
 	return s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
 		return []broker.Event{e}, errors.Join(
 			q.SaveUpkeep(ctx, saveUpkeep(upstream, n)),
-			q.CutOff(ctx, db.CutOffParams{Upstream: upstream, Now: &now}))
+			q.CutOff(ctx, db.CutOffParams{Upstream: upstream, Now: &now, IssuedBefore: issuedBefore}))
 	})
 }
 

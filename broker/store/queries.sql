@@ -199,13 +199,13 @@ SELECT t.id, t.caller, c.role, t.created_at, t.expires_at, t.revoked_at
 FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id LIMIT 1000;
 
 -- name: DeniedAt :many
-SELECT id, issued_at, expires_at FROM versions
+SELECT id, issued_at, expires_at, state = 'revoked' AS done, trace ->> 'source_identity' IS NOT DISTINCT FROM id AS by_source FROM versions
 WHERE upstream = @upstream AND expires_at > @at AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id;
 
--- CutOff has every active version of an upstream ended by the sweeper. What is being ended for another reason keeps it.
+-- CutOff has every active version of an upstream that was issued before a moment ended by the sweeper. What is being ended for another reason keeps it.
 -- name: CutOff :exec
 UPDATE versions SET cause = CASE WHEN cause = '' THEN 'cut_off' ELSE cause END, due_at = LEAST(due_at, @now)
-WHERE upstream = @upstream AND state = 'active';
+WHERE upstream = @upstream AND state = 'active' AND issued_at < @issued_before;
 
 -- Forbid takes the event that was to be written with it when it finds nothing: see MoveVersion.
 -- name: Forbid :execrows

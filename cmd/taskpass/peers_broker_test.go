@@ -9,15 +9,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/taskpass/taskpass/broker/localpg"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
@@ -26,8 +21,6 @@ import (
 
 // peerYAML is a production configuration in all but its addresses. RGW obeys a role's policy at once, so the lag is none;
 // it accepts a source identity and tags, though its policies take no notice of them.
-//
-// Roles that are looked at every second are set right in a test's time.
 const peerYAML = `
 listen: $LISTEN
 limits: {per_task: 1000}
@@ -66,7 +59,11 @@ profiles:
           statements:
             - actions: ["*"]
               resources: ["*"]
-  crowd:
+`
+
+// peerMoreYAML is what the two replicas offer beside that. A role that is looked at every second is set right within a
+// test's time.
+const peerMoreYAML = `  crowd:
     <<: *research
     aws: {<<: *aws, role_arn: "arn:aws:iam:::role/crowd", revocation: &watched {mode: deny, lag: 0s, check_every: 1s}}
   meddled:
@@ -92,15 +89,13 @@ profiles:
     aws: {<<: *aws, secret_access_key: "file:$DIR/wrong_key"}
 `
 
-// peerDelay is how much further than the first replica the second is from AWS: what the one reads and then writes, the
-// other has overtaken meanwhile, unless they take turns.
-const peerDelay = 20 * time.Millisecond
-
 // peerBroker is an installation as an operator sets it up: by the program's own commands, with any number of replicas.
 type peerBroker struct {
 	dir     string
-	role    string   // of the profile research
-	nodes   []string // the replicas' URLs
+	yaml    string      // of its configuration files
+	role    string      // of the profile research
+	nodes   []string    // the replicas' URLs
+	detour  *peerDetour // of the second replica of two
 	tokens  map[string]string
 	log     peerLog // of all nodes
 	secrets peerSecrets
@@ -110,7 +105,9 @@ type peerBroker struct {
 func startPeerBroker(t *testing.T, rgw *peerRGW) *peerBroker {
 	t.Helper()
 	b := installPeerBroker(t, rgw, peerRole)
-	for _, endpoint := range []string{rgw.url, startPeerDetour(t, rgw.url)} {
+	b.yaml += peerMoreYAML
+	b.detour = startPeerDetour(t, rgw.url)
+	for _, endpoint := range []string{rgw.url, b.detour.url} {
 		configFile := b.configure(t, fmt.Sprintf("node-%d", len(b.nodes)), "127.0.0.1:8080", endpoint) // it is given another listener
 		b.command(t, "check-config", configFile)
 		b.nodes = append(b.nodes, b.start(t, configFile))
@@ -118,10 +115,11 @@ func startPeerBroker(t *testing.T, rgw *peerRGW) *peerBroker {
 	return b
 }
 
-// installPeerBroker sets up all but the replicas.
+// installPeerBroker sets up all but the replicas. No two installations may have a role in common: each would set right
+// what the other one writes.
 func installPeerBroker(t *testing.T, rgw *peerRGW, role string) *peerBroker {
 	t.Helper()
-	b := &peerBroker{dir: t.TempDir(), role: role, tokens: map[string]string{}}
+	b := &peerBroker{dir: t.TempDir(), yaml: peerYAML, role: role, tokens: map[string]string{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the nodes' log ends in\n%s", b.log.tail(40))
@@ -161,26 +159,8 @@ func (b *peerBroker) configure(t *testing.T, name, listen, endpoint string) stri
 		"DIR": b.dir, "LISTEN": listen, "ROLE": peerARN(b.role), "REGION": peerRegion,
 		"RGW": endpoint, "BUCKET": peerBucket,
 	}
-	b.write(t, name+".yaml", os.Expand(peerYAML, func(name string) string { return values[name] }))
+	b.write(t, name+".yaml", os.Expand(b.yaml, func(name string) string { return values[name] }))
 	return b.file(name + ".yaml")
-}
-
-// startPeerDetour gives a URL by which a request reaches the target peerDelay later.
-func startPeerDetour(t *testing.T, target string) string {
-	t.Helper()
-	u, err := url.Parse(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The request is signed for the detour's address: the Host header stays.
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(u)
-		r.Out.Host = r.In.Host
-		time.Sleep(peerDelay)
-	}}
-	server := httptest.NewServer(proxy)
-	t.Cleanup(server.Close)
-	return server.URL
 }
 
 // startPeerPostgres gives the URLs of the superuser and of the service's login.

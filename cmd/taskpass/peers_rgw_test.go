@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
@@ -136,7 +135,7 @@ func (p *peerRGW) furnish(t *testing.T, tasks ...string) {
 		must(nil, p.owner().put(t, peerKey(task), "of "+task))
 	}
 	must(nil, p.owner().put(t, "index.txt", "of nobody"))
-	for _, name := range []string{peerRole, "trusts-others", "mould", "meddled", "killed-alone", "killed-beside"} {
+	for _, name := range []string{peerRole, "trusts-others", "crowd", "meddled", "killed-alone", "killed-beside"} {
 		trust := peerTrust
 		if name == "trusts-others" {
 			trust = strings.ReplaceAll(trust, "user/broker", "user/somebody-else")
@@ -146,44 +145,6 @@ func (p *peerRGW) furnish(t *testing.T, tasks ...string) {
 			RoleName: &name, PolicyName: aws.String("access"), PolicyDocument: aws.String(peerAccess),
 		}))
 	}
-	p.cast(t, "mould", "crowd")
-}
-
-// peerRoleID is of the length that AWS's role ids have.
-const peerRoleID = "AROATASKPASSPEERCROWD"
-
-// cast makes a role like another one, but with peerRoleID: RGW's own ids are UUIDs, so that in what AWS lets a policy
-// have room for far fewer sessions have it. It cannot be asked for that, so it finds the role in its storage: there a role
-// is an object whose encoding begins with its id. Both names must be of one length.
-func (p *peerRGW) cast(t *testing.T, mould, name string) {
-	t.Helper()
-	rados := func(stdin []byte, args ...string) []byte {
-		t.Helper()
-		var stderr bytes.Buffer
-		cmd := exec.CommandContext(t.Context(), "rados", append([]string{
-			"-c", filepath.Join(p.dir, "ceph.conf"), "-p", "default.rgw.meta", "-N", "roles"}, args...)...)
-		cmd.Stdin, cmd.Stderr = bytes.NewReader(stdin), &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("rados %s: %v\n%s", strings.Join(args, " "), err, &stderr)
-		}
-		return out
-	}
-	const head, uuid = 10, 36 // versions, the length of the rest, the id's length; the id
-	withID := func(object []byte) []byte {
-		t.Helper()
-		if len(object) < head+uuid || binary.LittleEndian.Uint32(object[2:]) != uint32(len(object)-6) || object[6] != uuid { //nolint:gosec // short
-			t.Fatalf("this Ceph stores roles in another form: %q", object)
-		}
-		out := append([]byte{}, object[:2]...)
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(object)-6-uuid+len(peerRoleID))) //nolint:gosec // short
-		out = binary.LittleEndian.AppendUint32(out, uint32(len(peerRoleID)))
-		return append(append(out, peerRoleID...), object[head+uuid:]...)
-	}
-	byName := rados(nil, "get", "role_names."+mould, "-")
-	role := withID(rados(nil, "get", "roles."+string(byName[head:]), "-"))
-	rados(bytes.ReplaceAll(role, []byte(mould), []byte(name)), "put", "roles."+peerRoleID, "-")
-	rados(withID(byName), "put", "role_names."+name, "-")
 }
 
 func peerARN(role string) string { return "arn:aws:iam:::role/" + role }

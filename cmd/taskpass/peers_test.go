@@ -11,19 +11,15 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/openapi/client"
-	awsprovider "github.com/taskpass/taskpass/providers/aws"
 )
 
 // The tasks of the tests. One id begins with the other: whoever matches prefixes carelessly mixes them up.
@@ -45,8 +41,18 @@ func TestPeersRGW(t *testing.T) {
 	t.Run("RevokeEndsOneSession", p.revokeEndsOneSession)
 	t.Run("EndsOnTime", p.endsOnTime)
 	t.Run("NoWayOut", p.noWayOut)
+	t.Run("HostileIDs", p.hostileIDs)
+	t.Run("HostileMetadata", p.hostileMetadata)
+	t.Run("ReplicasTakeTurns", p.replicasTakeTurns)
 	t.Run("ReplicasRevokeAtOnce", p.replicasRevokeAtOnce)
 	t.Run("RoleRefuses", p.roleRefuses)
+	t.Run("Meanwhile", func(t *testing.T) { // they wait for what becomes due, side by side
+		t.Run("CrowdIsRevokedAndForgotten", p.crowdIsRevokedAndForgotten)
+		t.Run("SetsRightWhatOthersChange", p.setsRightWhatOthersChange)
+		binary := buildPeerBinary(t)
+		t.Run("KilledAlone", func(t *testing.T) { p.killedAlone(t, binary) })
+		t.Run("KilledBesideAnother", func(t *testing.T) { p.killedBesideAnother(t, binary) })
+	})
 	t.Run("KeepsSecrets", p.keepsSecrets) // the last: it looks at what all others left
 }
 
@@ -66,6 +72,22 @@ func refused(t *testing.T, what string, err error) {
 	t.Helper()
 	if err := expectDenied(err); err != nil {
 		t.Errorf("%s: %v", what, err)
+	}
+}
+
+// eventually waits until something holds that others bring about.
+func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("not in %s: %s", within, what)
+		case <-tick.C:
+		}
 	}
 }
 
@@ -175,191 +197,6 @@ func (p peers) auditFindsTheTask(t *testing.T) {
 	}
 }
 
-func (p peers) revokeEndsOneSession(t *testing.T) {
-	var siblings []*client.IssuedCredential
-	for range 3 {
-		siblings = append(siblings, p.issue(t, peerA, "read:content"))
-	}
-	for i, c := range siblings {
-		_, err := p.agent(c.Secret).get(t, peerKey(peerA))
-		allowed(t, "reading before", err)
-		ended, err := p.revoke(t, i%2, c.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ended.Status != client.Revoked || ended.Revocation.Result != client.Denied || ended.Revocation.LagSeconds != 0 ||
-			ended.Revocation.EffectiveAt.After(time.Now()) || ended.EndedAt.IsZero() {
-			t.Errorf("got %+v", ended)
-		}
-		for j, sibling := range siblings {
-			_, err := p.agent(sibling.Secret).get(t, peerKey(peerA))
-			if j <= i {
-				refused(t, "reading after it was revoked", err)
-			} else {
-				allowed(t, "reading after a sibling was revoked", err)
-			}
-		}
-		again, err := p.revoke(t, (i+1)%2, c.ID)
-		if err != nil || !again.EndedAt.Equal(ended.EndedAt) {
-			t.Errorf("asked again: %+v, %v", again, err)
-		}
-		events, _ := p.events(t, client.ListAuditEventsParams{UpstreamID: new(c.Secret.Env["AWS_ACCESS_KEY_ID"])})
-		var types []string
-		for _, e := range events {
-			types = append(types, e.Type)
-		}
-		want := []string{string(broker.EventIssued), string(broker.EventRevokeAsked), string(broker.EventRevoked)}
-		if diff := cmp.Diff(want, types); diff != "" {
-			t.Error(diff)
-		}
-	}
-	// What the operator gave the role is as it was.
-	_, err := p.bare(t).get(t, peerKey(peerB))
-	allowed(t, "a session that is not the broker's", err)
-}
-
-// STS gives no session of less than 15 minutes. A shorter one ends by its own policy: it works, and from expires_at on
-// it does not, not even in what is left of that second.
-func (p peers) endsOnTime(t *testing.T) {
-	c := p.issueBy(t, 0, client.IssueRequest{TaskID: peerA, Scopes: []string{"read:content"}, TTLSeconds: 3})
-	if formal := c.UpstreamExpiresAt.Sub(c.IssuedAt); formal < 14*time.Minute {
-		t.Errorf("STS ends it after %s: this test shows nothing", formal)
-	}
-	agent := p.agent(c.Secret)
-	worked, after := 0, 0
-	for after < 20 {
-		sent := time.Now()
-		if sent.After(c.ExpiresAt.Add(10 * time.Second)) {
-			t.Fatal("out of time")
-		}
-		_, err := agent.get(t, peerKey(peerA))
-		switch {
-		case sent.After(c.ExpiresAt):
-			after++
-			if err == nil {
-				t.Fatalf("still works %s after expires_at", sent.Sub(c.ExpiresAt))
-			}
-			refused(t, "reading after expires_at", err)
-		case sent.Before(c.ExpiresAt.Add(-time.Second)): // policies know whole seconds
-			worked++
-			allowed(t, "reading before expires_at", err)
-		}
-		pause := 50 * time.Millisecond
-		if left := time.Until(c.ExpiresAt); left > 0 {
-			pause = min(pause, left) // so that one is sent at the very end
-		}
-		time.Sleep(pause)
-	}
-	if worked == 0 {
-		t.Error("it never worked")
-	}
-	if time.Now().After(c.UpstreamExpiresAt) {
-		t.Error("STS's own session has ended meanwhile: this test shows nothing")
-	}
-	eventually(t, "it is listed as expired", func() bool { return p.credential(t, c.ID).Status == client.Expired })
-}
-
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 10 s: %s", what)
-		}
-	}
-}
-
-// A scope that allows everything still does not let a session make another, or change what holds it.
-func (p peers) noWayOut(t *testing.T) {
-	ways := map[string]func(context.Context, peerAgent) error{
-		"sts:GetSessionToken": func(ctx context.Context, a peerAgent) error {
-			_, err := sts.NewFromConfig(a.config()).GetSessionToken(ctx, &sts.GetSessionTokenInput{})
-			return err
-		},
-		"iam:GetRole": func(ctx context.Context, a peerAgent) error {
-			_, err := iam.NewFromConfig(a.config()).GetRole(ctx, &iam.GetRoleInput{RoleName: aws.String(peerRole)})
-			return err
-		},
-		"iam:PutRolePolicy": func(ctx context.Context, a peerAgent) error {
-			_, err := iam.NewFromConfig(a.config()).PutRolePolicy(ctx, &iam.PutRolePolicyInput{
-				RoleName: aws.String(peerRole), PolicyName: aws.String("mine"), PolicyDocument: aws.String(peerAccess),
-			})
-			return err
-		},
-		"iam:DeleteRolePolicy": func(ctx context.Context, a peerAgent) error {
-			_, err := iam.NewFromConfig(a.config()).DeleteRolePolicy(ctx, &iam.DeleteRolePolicyInput{
-				RoleName: aws.String(peerRole), PolicyName: aws.String("mine"),
-			})
-			return err
-		},
-	}
-	bare, agent := p.bare(t), p.agent(p.issue(t, peerA, "do:anything").Secret)
-	for _, key := range []string{peerKey(peerA), peerKey(peerB)} {
-		_, err := agent.get(t, key)
-		allowed(t, "reading "+key+", as its scope says", err)
-	}
-	for _, way := range []string{"sts:GetSessionToken", "iam:GetRole", "iam:PutRolePolicy", "iam:DeleteRolePolicy"} {
-		refused(t, way, ways[way](t.Context(), agent))
-		allowed(t, way+" without the broker's policy, by which we know what refused the other", ways[way](t.Context(), bare))
-	}
-	// Here it is the role's trust policy that refuses; see there.
-	for _, role := range []string{peerRole, "trusts-others"} {
-		_, err := sts.NewFromConfig(agent.config()).AssumeRole(t.Context(), &sts.AssumeRoleInput{
-			RoleArn: aws.String(peerARN(role)), RoleSessionName: aws.String("chained"),
-		})
-		refused(t, "sts:AssumeRole of "+role, err)
-	}
-}
-
-// PutRolePolicy overwrites. If two replicas wrote at once, or wrote what they read before, entries would be lost, for
-// good or until the next write. So each session is tried from the answer to its revocation to the last one's.
-func (p peers) replicasRevokeAtOnce(t *testing.T) {
-	const revocations = 20
-	var all []*client.IssuedCredential
-	for i := range revocations + 1 {
-		all = append(all, p.issueBy(t, i%2, client.IssueRequest{TaskID: peerA, Scopes: []string{"read:content"}}))
-	}
-	spared := all[revocations]
-	var everyone, answered sync.WaitGroup
-	answered.Add(revocations)
-	over := make(chan struct{})
-	go func() { answered.Wait(); close(over) }()
-	for i, c := range all[:revocations] {
-		everyone.Go(func() {
-			time.Sleep(time.Duration(i) * peerDelay / 5) // all at once would share a write or two
-			ended, err := p.revoke(t, i%2, c.ID)
-			answered.Done()
-			if err != nil || ended.Status != client.Revoked {
-				t.Errorf("revoking number %d: %+v, %v", i, ended, err)
-				return
-			}
-			for last := false; !last; {
-				select {
-				case <-over:
-					last = true // and once more
-				default:
-				}
-				_, err := p.agent(c.Secret).get(t, peerKey(peerA))
-				refused(t, "reading with "+c.ID, err)
-			}
-		})
-	}
-	everyone.Wait()
-	_, err := p.agent(spared.Secret).get(t, peerKey(peerA))
-	allowed(t, "reading with the one that was not revoked", err)
-
-	out, err := iam.NewFromConfig(p.owner().config()).GetRolePolicy(t.Context(), &iam.GetRolePolicyInput{
-		RoleName: aws.String(peerRole), PolicyName: aws.String(awsprovider.PolicyName),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range all {
-		if listed := strings.Contains(*out.PolicyDocument, c.Trace["role_session_name"]); listed != (c != spared) {
-			t.Errorf("%s stands in the role's policy: %v", c.ID, listed)
-		}
-	}
-}
-
 // What RGW says about a request that it refuses stays between it and the broker.
 func (p peers) roleRefuses(t *testing.T) {
 	theirs := p.errorBody(t)
@@ -424,10 +261,21 @@ func (p peers) keepsSecrets(t *testing.T) {
 	if n := p.secrets.in(p.log.String()); n > 0 || p.log.String() == "" {
 		t.Errorf("the nodes' log holds %d secrets", n)
 	}
-	q := client.ListAuditEventsParams{Limit: new(1000)}
-	events, page := p.events(t, q)
-	if n := p.secrets.in(string(page)); n > 0 || len(events) < 100 {
-		t.Errorf("the %d events of the record hold %d secrets", len(events), n)
+	q, total := client.ListAuditEventsParams{Limit: new(1000)}, 0
+	for more := true; more; {
+		answer, err := p.api(t, 1, "auditor").ListAuditEventsWithResponse(t.Context(), &q)
+		if err != nil || answer.JSON200 == nil {
+			t.Fatalf("%v: %s", err, answer.Body)
+		}
+		if n := p.secrets.in(string(answer.Body)); n > 0 {
+			t.Errorf("a page of the record holds %d secrets", n)
+		}
+		total += len(answer.JSON200.Events)
+		q.Cursor = &answer.JSON200.NextCursor
+		more = *q.Cursor != ""
+	}
+	if total < 100 {
+		t.Errorf("the record has only %d events", total)
 	}
 	answer, err := p.api(t, 0, "auditor").ListCredentialsWithResponse(t.Context(), &client.ListCredentialsParams{Limit: new(500)})
 	if err != nil || answer.JSON200 == nil {

@@ -48,7 +48,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
 		return nil, fmt.Errorf("role_arn: %w", err)
 	}
 	client := sts.NewFromConfig(loaded)
-	own := newSource(cfg, client)
+	own := newSource(cfg, client, loaded.Credentials)
 	if cfg.Revocation.IAMRoleARN != "" {
 		loaded = asIAMRole(loaded, client, cfg)
 	}
@@ -77,6 +77,9 @@ func (p *Provider) Upstream(broker.Credential) string { return p.cfg.RoleARN }
 func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted, error) {
 	in, err := p.request(c)
 	if err != nil {
+		return broker.Minted{}, fmt.Errorf("%w%w", notMinted{}, err)
+	}
+	if err := p.own.ready(ctx); err != nil {
 		return broker.Minted{}, fmt.Errorf("%w%w", notMinted{}, err)
 	}
 	if err := p.own.checkChain(ctx, time.Duration(*in.DurationSeconds)*time.Second); err != nil {
@@ -156,7 +159,7 @@ func (p *Provider) request(c broker.Credential) (*sts.AssumeRoleInput, error) {
 func (p *Provider) bundle(c *types.Credentials, end time.Time) broker.Bundle {
 	id, key, token := broker.NewSecret(*c.AccessKeyId), broker.NewSecret(*c.SecretAccessKey), broker.NewSecret(*c.SessionToken)
 	expiration := end.UTC().Truncate(time.Second).Format(time.RFC3339)
-	process, _ := json.Marshal(struct { // strings and a number always encode
+	process, _ := json.Marshal(struct { //nolint:gosec // it is the secret: sealed with the others; strings and a number always encode
 		Version                                   int
 		AccessKeyID                               string `json:"AccessKeyId"`
 		SecretAccessKey, SessionToken, Expiration string

@@ -168,6 +168,9 @@ func (c Config) Check() []broker.Fault {
 		add("tags", "has more than the %d that STS takes", maxTags)
 	}
 	for key, value := range c.Tags {
+		if reason := badTag(key, value, c.Tags); reason != "" {
+			add("tags."+key, "%s", reason)
+		}
 		if err := checkTemplate(value); err != nil {
 			add("tags."+key, "%v", err)
 		}
@@ -234,15 +237,8 @@ func (r Revocation) check(sourceIdentity bool, role awsarn.ARN) []broker.Fault {
 	if r.Lag != nil && (*r.Lag < 0 || *r.Lag > time.Hour) {
 		add("lag", "is not between 0 s and 1 h")
 	}
-	if r.IAMRoleARN != "" {
-		switch a, err := awsarn.Parse(r.IAMRoleARN); {
-		case err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/"):
-			add("iam_role_arn", "is not the ARN of an IAM role")
-		case a.AccountID != role.AccountID || a.Partition != role.Partition:
-			add("iam_role_arn", "is not of the account of role_arn")
-		case a.Resource == role.Resource:
-			add("iam_role_arn", "is role_arn itself, whose sessions agents hold")
-		}
+	if reason := r.badIAMRole(role); reason != "" {
+		add("iam_role_arn", reason)
 	}
 	switch {
 	case r.By != "" && r.By != "userid" && r.By != "source_identity":
@@ -254,11 +250,10 @@ func (r Revocation) check(sourceIdentity bool, role awsarn.ARN) []broker.Fault {
 		add("spill_policies", "has more than the 10 that a role takes")
 	}
 	for i, p := range r.SpillPolicies {
-		at := fmt.Sprintf("spill_policies[%d]", i)
-		if a, err := awsarn.Parse(p); err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "policy/") || a.AccountID == "aws" {
-			add(at, "is not the ARN of a managed policy of your own")
+		if reason := badSpill(p, role); reason != "" {
+			add(fmt.Sprintf("spill_policies[%d]", i), reason)
 		} else if slices.Index(r.SpillPolicies, p) < i {
-			add(at, "stands twice")
+			add(fmt.Sprintf("spill_policies[%d]", i), "stands twice")
 		}
 	}
 	if r.CheckEvery != 0 && (r.CheckEvery < time.Second || r.CheckEvery > 24*time.Hour) {
@@ -268,6 +263,52 @@ func (r Revocation) check(sourceIdentity bool, role awsarn.ARN) []broker.Fault {
 		add("cut_off", "can only say accept")
 	}
 	return faults
+}
+
+// badIAMRole says what is wrong with the role that policies are written by.
+func (r Revocation) badIAMRole(role awsarn.ARN) string {
+	a, err := awsarn.Parse(r.IAMRoleARN)
+	switch {
+	case r.IAMRoleARN == "":
+	case err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/"):
+		return "is not the ARN of an IAM role"
+	case a.AccountID != role.AccountID || a.Partition != role.Partition:
+		return "is not of the account of role_arn"
+	case a.Resource == role.Resource:
+		return "is role_arn itself, whose sessions agents hold"
+	}
+	return ""
+}
+
+// badSpill says what is wrong with a managed policy: IAM attaches those of the role's own account, and AWS's, which nobody
+// else can write.
+func badSpill(arn string, role awsarn.ARN) string {
+	a, err := awsarn.Parse(arn)
+	switch {
+	case err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "policy/") || a.AccountID == "aws":
+		return "is not the ARN of a managed policy of your own"
+	case a.AccountID != role.AccountID || a.Partition != role.Partition:
+		return "is not of the account of role_arn"
+	}
+	return ""
+}
+
+// badTag says what STS does not take: https://docs.aws.amazon.com/IAM/latest/UserGuide/id_session-tags.html
+func badTag(key, value string, all map[string]string) string {
+	switch {
+	case key == "" || len(key) > 128:
+		return "has a key that is not 1 to 128 characters"
+	case strings.HasPrefix(strings.ToLower(key), "aws:"):
+		return "has a key that begins with aws:, which is AWS's own"
+	case len(value) > 256 && !strings.Contains(value, "{{"):
+		return "has a value that is longer than 256 characters"
+	}
+	for other := range all {
+		if other != key && strings.EqualFold(other, key) {
+			return "has a key that differs from another one in case only"
+		}
+	}
+	return ""
 }
 
 func (s Scope) check(at string) []broker.Fault {

@@ -67,14 +67,18 @@ func (d *denier) deny(ctx context.Context, id broker.VersionID, end time.Time) (
 	case !was.listed[id] && d.clock().Before(end):
 		return "", broker.Errorf(broker.CodeUnavailable, "the ledger does not say that the version is to be ended")
 	case was.unfit[id]:
-		return "", broker.Errorf(broker.CodeUpstreamRefused,
-			"the role's deny policies are full: the operator should add one to revocation.spill_policies, or accept the cut-off")
+		return "", full()
 	case was.failed[id] != nil:
 		return "", was.failed[id]
 	case was.cutOff[id]:
 		return "role_cut_off", nil
 	}
 	return "role_policy_written", nil
+}
+
+func full() error {
+	return broker.Errorf(broker.CodeUpstreamRefused,
+		"the role's deny policies are full: the operator should add one to revocation.spill_policies, or accept the cut-off")
 }
 
 // reconcile brings the role's policies in line with the ledger. Calls that wait at the same moment share one run: the
@@ -137,11 +141,15 @@ func (d *denier) keep(ctx context.Context) (next time.Time, err error) {
 		if err != nil {
 			return err
 		}
-		if err := d.look(ctx, &notes); err != nil {
-			return err
+		looked := d.look(ctx, &notes) // what could not be read is written as it was known
+		if ctx.Err() != nil {
+			return looked
 		}
 		was, err = d.write(ctx, notes)
-		return errors.Join(err, was.err)
+		if err == nil && was.revived {
+			err = full()
+		}
+		return errors.Join(err, was.err, looked)
 	})
 	every := d.cfg.CheckEvery
 	if every == 0 {

@@ -166,7 +166,7 @@ func TestMintAtNobody(t *testing.T) {
 // A definite refusal of the revocation is never taken for success, nor is a revocation that the ledger knows nothing of.
 func TestRevokeErrors(t *testing.T) {
 	t.Parallel()
-	const role = `<GetRoleResponse><GetRoleResult><Role><RoleId>AROAEXAMPLE</RoleId></Role></GetRoleResult></GetRoleResponse>`
+	const role = `<GetRoleResponse><GetRoleResult><Role><RoleId>AROAEXAMPLE</RoleId><Arn>arn:aws:iam::123456789012:role/agents</Arn></Role></GetRoleResult></GetRoleResponse>`
 	some := list{"abcdefghijklmnop"}
 	for _, c := range []struct {
 		name   string
@@ -186,7 +186,7 @@ func TestRevokeErrors(t *testing.T) {
 		{"dropped", some, map[string]http.HandlerFunc{"PutRolePolicy": drop}, broker.CodeUpstreamError, ""},
 		{"role cannot be read", some, map[string]http.HandlerFunc{"GetRole": refusal(403, "AccessDenied")}, broker.CodeUpstreamRefused, ""},
 		{"role gone", some, map[string]http.HandlerFunc{"GetRole": refusal(404, "NoSuchEntity")}, broker.CodeUpstreamRefused, "does not exist"},
-		{"role without an id", some, map[string]http.HandlerFunc{"GetRole": body(200, strings.ReplaceAll(role, "RoleId", "Nothing"))}, broker.CodeUpstreamError, ""},
+		{"role without an ARN", some, map[string]http.HandlerFunc{"GetRole": body(200, strings.ReplaceAll(role, "Arn", "Nothing"))}, broker.CodeUpstreamError, ""},
 
 		{"not on the ledger", list{}, nil, broker.CodeUnavailable, ""},
 	} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"time"
 	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,25 +22,24 @@ var errRoom = errors.New("the inline policies of the role have less room than wa
 // maxPolicyVersions is what IAM keeps of a managed policy.
 const maxPolicyVersions = 5
 
-// knowRole finds the role's unique id, the first part of its sessions' aws:userid, unless it is noted already. A role that
-// was deleted and made anew has another: look finds that.
+// knowRole sees to it that the role which IAM finds is the profile's. IAM looks in the caller's own account only, and by the
+// name: a role of the same name there is not the one that agents hold sessions of.
 func (d *denier) knowRole(ctx context.Context, n *notes) error {
-	if n.RoleID != "" {
+	if n.Known {
 		return nil
 	}
 	out, err := d.iam.GetRole(ctx, &iam.GetRoleInput{RoleName: &d.role})
 	if err != nil {
 		return vendorMeaning(err, d.arn)
 	}
-	if out.Role == nil || aws.ToString(out.Role.RoleId) == "" {
-		return fmt.Errorf("reading role %s: %w", d.role, errors.New("the answer has no role id"))
+	if out.Role == nil || aws.ToString(out.Role.Arn) == "" {
+		return fmt.Errorf("reading role %s: %w", d.role, errors.New("the answer has no ARN"))
 	}
-	// IAM looks in the caller's own account only: a role of the same name there is not the one that agents hold sessions of.
-	if found := aws.ToString(out.Role.Arn); found != "" && found != d.arn {
+	if *out.Role.Arn != d.arn {
 		return broker.Errorf(broker.CodeUpstreamRefused,
 			"the broker's account has another role of that name than %s: the operator should set revocation.iam_role_arn to a role of its account", d.arn)
 	}
-	n.RoleID = *out.Role.RoleId
+	n.Known = true
 	return nil
 }
 
@@ -107,11 +107,22 @@ func (d *denier) attached(ctx context.Context, n *notes) error {
 		}
 	}
 	for _, s := range n.Shelves[1:] {
-		if s.away = !have[s.Name]; s.away {
+		was := s.Attached
+		s.Attached = have[s.Name]
+		switch {
+		case s.Attached:
+		case was && len(s.Members) > 0: // those that it denied live
+			d.edited(ctx, n, s.Name)
+		default:
 			d.logger.WarnContext(ctx, "a spill policy is not attached to the role, so it is not used", "role", d.arn, "policy", s.Name)
 		}
 	}
 	return nil
+}
+
+func (d *denier) edited(ctx context.Context, n *notes, policy string) {
+	d.logger.WarnContext(ctx, "somebody else changed a deny policy; it is set right", "role", d.arn, "policy", policy)
+	n.found = append(n.found, d.finding(broker.EventUpstreamEdited, map[string]string{"policy": policy}))
 }
 
 // measureOthers counts the characters of the role's other inline policies, which share the room.
@@ -189,47 +200,47 @@ func plainDocument(text *string) string {
 }
 
 // look compares what is upstream with the notes. What nobody here wrote is put on the record; that it is set right follows
-// from the notes, which say from now on what was seen.
+// from the notes, which say from now on what was seen. What cannot be read keeps nothing else from being looked at.
 func (d *denier) look(ctx context.Context, n *notes) error {
-	n.RoleID = "" // the role may be another one under the same name
-	if err := d.knowRole(ctx, n); err != nil {
-		return err
-	}
-	if err := d.measureOthers(ctx, n); err != nil {
-		return err
+	n.Known = false // the role may be another one under the same name
+	err := d.knowRole(ctx, n)
+	err = errors.Join(err, d.measureOthers(ctx, n))
+	if len(n.Shelves) > 1 {
+		err = errors.Join(err, d.attached(ctx, n))
 	}
 	for _, s := range n.Shelves {
-		var text string
-		var err error
-		if s.managed() {
-			if s.untouched() {
-				continue
-			}
-			text, err = d.managed(ctx, s.Name)
-		} else {
-			text, err = d.inline(ctx, s.Name)
+		if s.untouched() {
+			continue
 		}
-		if err != nil {
-			return err
+		read := d.inline
+		if s.managed() {
+			read = d.managed
+		}
+		text, readErr := read(ctx, s.Name)
+		if readErr != nil {
+			err = errors.Join(err, readErr)
+			continue
 		}
 		d.compare(ctx, n, s, fingerprint(text))
 	}
-	return nil
+	return err
 }
 
-// compare notes what was seen of one policy. IAM's reads may be behind its writes for as long as the lag, so within it a
-// difference is nobody's fault.
+// compare notes what was seen of one policy. What we wrote at any time is no edit of somebody else's: a write of ours was slow,
+// or IAM's read is behind. That there is no policy yet may be such a read, for as long as the lag.
 func (d *denier) compare(ctx context.Context, n *notes, s *shelf, seen string) {
-	ours := seen == s.Written || slices.Contains(s.Intended, seen)
 	lag := defaultLag
 	if d.cfg.Lag != nil {
 		lag = *d.cfg.Lag
 	}
-	behind := !s.WrittenAt.IsZero() && d.clock().Sub(s.WrittenAt) < lag
-	s.Written, s.Intended = seen, nil
-	if ours || behind {
-		return
+	ours := seen == s.Written || slices.Contains(s.Intended, seen) || slices.Contains(s.Past, seen) ||
+		seen == "" && d.clock().Sub(s.WrittenAt) < lag
+	if !s.managed() && seen != s.Written {
+		n.InForce = time.Time{} // until it is written again
 	}
-	d.logger.WarnContext(ctx, "somebody else changed a deny policy; it is set right", "role", d.arn, "policy", s.Name)
-	n.found = append(n.found, d.finding(broker.EventUpstreamEdited, map[string]string{"policy": s.Name}))
+	at := s.WrittenAt
+	s.wrote(seen, at)
+	if !ours {
+		d.edited(ctx, n, s.Name)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,16 +24,25 @@ type shelf struct {
 	Name    string             `json:"name"` // the inline policy's name, or a managed policy's ARN
 	Members []broker.VersionID `json:"members,omitempty"`
 
-	// What is upstream, as fingerprints of documents: what was last seen to be written, and what may have been written since
-	// by requests that nobody saw answered.
+	// What is upstream, as fingerprints of documents: what was last known to be there; what may have been written since by
+	// requests that nobody saw answered; and our own of before, which a slow write or a read that is behind may bring back.
 	Written   string    `json:"written,omitempty"`
 	Intended  []string  `json:"intended,omitempty"`
+	Past      []string  `json:"past,omitempty"`
 	WrittenAt time.Time `json:"written_at,omitzero"`
 
-	away bool // it cannot be used: it is not attached to the role
+	Attached bool `json:"attached,omitempty"` // of a managed one: to the role, when it was last looked at
 }
 
 func (s *shelf) managed() bool { return s.Name != PolicyName }
+
+// usable tells whether a denial in it denies.
+func (s *shelf) usable() bool { return !s.managed() || s.Attached }
+
+// untouched tells whether a managed policy was never written and is not needed: it is left as the operator made it.
+func (s *shelf) untouched() bool {
+	return s.managed() && len(s.Members) == 0 && s.Written == "" && len(s.Intended) == 0
+}
 
 // settled tells whether what is upstream is known to be the document.
 func (s *shelf) settled(document string) bool {
@@ -41,26 +51,43 @@ func (s *shelf) settled(document string) bool {
 
 // shape is how entries are written.
 type shape struct {
-	key    string    // the condition key
-	prefix string    // before each version's id
-	cutOff time.Time // sessions that were issued before it are refused; zero: none
+	bySource map[broker.VersionID]bool // told by their source identity: all others by their user id, which every session has
+	sources  bool                      // there may be some of these
+	cutOff   time.Time                 // sessions that were issued before it are refused; zero: none
+	cuts     bool                      // there may be a cut-off: its room is kept
+}
+
+// entry is a condition on one session. A user id is <role id>:<session name>, and the policy is the role's own, so the name
+// is enough: that halves an entry, and a role that was made anew needs no other one.
+func (f shape) entry(id broker.VersionID) (key, value string) {
+	if f.bySource[id] {
+		return "aws:SourceIdentity", string(id)
+	}
+	return "aws:userid", "*:" + string(id)
+}
+
+// size is what an entry takes: the quotes and the comma too.
+func (f shape) size(id broker.VersionID) int {
+	_, value := f.entry(id)
+	return len(value) + len(`"",`)
 }
 
 // document is a shelf's policy; empty when there is nothing to say.
 func (s *shelf) document(f shape) string {
-	p := policy{Version: "2012-10-17"}
-	if len(s.Members) > 0 {
-		entries := make(oneOrMany, len(s.Members))
-		for i, id := range s.Members {
-			entries[i] = f.prefix + string(id)
-		}
-		slices.Sort(entries)
-		p.Statement = append(p.Statement, denyIf("StringEquals", f.key, entries))
+	entries := map[string]oneOrMany{}
+	for _, id := range s.Members {
+		key, value := f.entry(id)
+		entries[key] = append(entries[key], value)
 	}
-	switch {
-	case s.managed() && len(s.Members) == 0: // a managed policy cannot be empty: this one is nobody's
-		p.Statement = append(p.Statement, denyIf("StringEquals", f.key, oneOrMany{"nobody"}))
-	case !s.managed() && !f.cutOff.IsZero():
+	if s.managed() && len(entries) == 0 { // a managed policy cannot be empty: this one is nobody's
+		entries["aws:userid"] = oneOrMany{"nobody"}
+	}
+	p := policy{Version: "2012-10-17"}
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		slices.Sort(entries[key])
+		p.Statement = append(p.Statement, denyIf("StringLike", key, entries[key]))
+	}
+	if !s.managed() && !f.cutOff.IsZero() {
 		p.Statement = append(p.Statement, denyIf("DateLessThan", "aws:TokenIssueTime", oneOrMany{f.cutOff.UTC().Format(time.RFC3339)}))
 	}
 	if len(p.Statement) == 0 {
@@ -75,59 +102,68 @@ func denyIf(operator, key string, values oneOrMany) statement {
 		Condition: map[string]map[string]oneOrMany{operator: {key: values}}}
 }
 
-// frame is what a document has beside its entries, at most.
+// frame is what a document may have beside its entries, at most. The room of a cut-off is kept from the beginning: one that
+// came would else push an entry out.
 func (s *shelf) frame(f shape) int {
-	empty := shelf{Name: s.Name, Members: []broker.VersionID{"", ""}} // two, so that the list has its brackets
-	return len(empty.document(f)) - 2*len(`"",`) - 2*len(f.prefix)
+	empty := policy{Version: "2012-10-17", Statement: []statement{denyIf("StringLike", "aws:userid", oneOrMany{"", ""})}}
+	entries := 2 * len(`"",`)
+	if f.sources {
+		empty.Statement = append(empty.Statement, denyIf("StringLike", "aws:SourceIdentity", oneOrMany{"", ""}))
+		entries *= 2
+	}
+	if f.cuts && !s.managed() {
+		empty.Statement = append(empty.Statement, denyIf("DateLessThan", "aws:TokenIssueTime", oneOrMany{"2006-01-02T15:04:05Z"}))
+	}
+	text, _ := json.Marshal(empty) // strings always encode
+	return len(text) - entries
 }
 
 // arrange puts every wanted version on one shelf. What has a place keeps it, so that few policies change; what is new
-// goes to the first shelf with room, those that live longest first. It returns what fits nowhere.
+// goes to the first shelf with room: first what was said to be denied, then what lives longest. It returns what fits nowhere.
 //
 // room is how many characters each shelf may have.
 func arrange(shelves []*shelf, wanted []broker.Denial, f shape, room func(*shelf) int) (unfit []broker.VersionID) {
-	entry := len(`"",`) + len(f.prefix) + versionIDLength
 	open := make(map[broker.VersionID]broker.Denial, len(wanted))
 	for _, w := range wanted {
 		open[w.ID] = w
 	}
 	space := make([]int, len(shelves))
 	for i, s := range shelves {
-		if !s.away {
-			space[i] = max(0, (room(s)-s.frame(f))/entry)
+		if s.usable() {
+			space[i] = room(s) - s.frame(f)
 		}
 		s.Members = slices.DeleteFunc(s.Members, func(id broker.VersionID) bool {
-			if _, want := open[id]; !want || space[i] == 0 {
+			if _, want := open[id]; !want || space[i] < f.size(id) {
 				return true
 			}
 			delete(open, id)
-			space[i]--
+			space[i] -= f.size(id)
 			return false
 		})
 	}
-	left := make([]broker.Denial, 0, len(open))
-	for _, w := range open {
-		left = append(left, w)
-	}
-	slices.SortFunc(left, func(a, b broker.Denial) int {
+	left := slices.SortedFunc(maps.Values(open), func(a, b broker.Denial) int {
+		if a.Done != b.Done { // somebody was told that it is denied
+			if a.Done {
+				return -1
+			}
+			return 1
+		}
 		if byEnd := b.ExpiresAt.Compare(a.ExpiresAt); byEnd != 0 {
 			return byEnd
 		}
 		return strings.Compare(string(a.ID), string(b.ID))
 	})
 	for _, w := range left {
-		i := slices.IndexFunc(space, func(n int) bool { return n > 0 })
+		i := slices.IndexFunc(space, func(n int) bool { return n >= f.size(w.ID) })
 		if i < 0 {
 			unfit = append(unfit, w.ID)
 			continue
 		}
 		shelves[i].Members = append(shelves[i].Members, w.ID)
-		space[i]--
+		space[i] -= f.size(w.ID)
 	}
 	return unfit
 }
-
-const versionIDLength = 16
 
 // fingerprint is the SHA-256 of a policy's meaning, whatever the order of its fields and its white space; empty for no
 // policy.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,9 @@ const chainedMax = time.Hour
 // source is the broker's own identity at AWS.
 type source struct {
 	sts  *sts.Client
+	keys aws.CredentialsProvider
+	file string                 // of its web identity's token
+	web  string                 // the role that it is by web identity; empty: it is not
 	who  atomic.Pointer[string] // its ARN; nil: not asked yet
 	name string                 // tells sources apart that may have quotas of their own
 }
@@ -89,17 +93,44 @@ func asIAMRole(loaded aws.Config, client *sts.Client, cfg Config) aws.Config {
 	return loaded
 }
 
-func newSource(cfg Config, client *sts.Client) *source {
-	s := &source{sts: client, name: "default"}
+func newSource(cfg Config, client *sts.Client, keys aws.CredentialsProvider) *source {
+	s := &source{sts: client, keys: keys, name: "default"}
 	switch {
 	case cfg.AccessKeyID != "":
 		s.name = string(cfg.AccessKeyID)
 	case cfg.ConfigProfile != "":
 		s.name = "profile:" + cfg.ConfigProfile
 	case cfg.WebIdentity != nil:
-		s.name = cfg.WebIdentity.RoleARN
+		s.name, s.web, s.file = cfg.WebIdentity.RoleARN, cfg.WebIdentity.RoleARN, cfg.WebIdentity.TokenFile
 	}
 	return s
+}
+
+// ready gets the broker's own credentials, which are kept until they run out. That these cannot be had says nothing about
+// the profile's role, and nothing was minted.
+func (s *source) ready(ctx context.Context) error {
+	_, err := s.keys.Retrieve(ctx)
+	if err == nil {
+		return nil
+	}
+	v, answered := readVendorError(err)
+	switch {
+	case ctx.Err() != nil || answered && (v.status == 429 || v.status >= 500) || named(v, s.web) != nil:
+		return vendorMeaning(err, s.web)
+	case answered && s.web != "":
+		return refused(v, "the role %s does not take the broker's web identity: the operator should check its trust policy, and the token's issuer, audience and subject", s.web)
+	case s.web != "" && !readable(s.file): // the SDK's error does not tell
+		return broker.Errorf(broker.CodeUpstreamRefused, "the broker's token file cannot be read: the operator should check web_identity.token_file, and its rights")
+	}
+	return broker.Errorf(broker.CodeUpstreamRefused, "the broker has no AWS credentials: the operator should check where they come from").Because(v)
+}
+
+func readable(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	return f.Close() == nil
 }
 
 // identity is the broker's own ARN, or empty when AWS cannot be asked. It needs no permission, and is asked until it is

@@ -168,6 +168,6 @@ func (l list) Notes(context.Context, string) ([]byte, error) { return nil, nil }
 
 func (l list) Save(context.Context, string, broker.Notes, ...broker.Event) error { return nil }
 
-func (l list) CutOff(context.Context, string, broker.Notes, time.Time, broker.Event) error {
+func (l list) CutOff(context.Context, string, broker.Notes, time.Time, time.Time, broker.Event) error {
 	return nil
 }

@@ -17,19 +17,23 @@ const alarmAt = 0.7
 
 // notes are what is known of a role's deny policies between runs. They are on the ledger, so that every replica knows.
 type notes struct {
-	RoleID  string    `json:"role_id,omitempty"`
-	Others  int       `json:"others,omitempty"` // characters that other inline policies of the role take
-	CutOff  time.Time `json:"cut_off,omitzero"` // sessions that were issued before it are refused
-	Alarmed bool      `json:"alarmed,omitempty"`
-	Shelves []*shelf  `json:"shelves"`
+	Known   bool     `json:"known,omitempty"`  // that the role which IAM finds by its name is the profile's
+	Others  int      `json:"others,omitempty"` // characters that other inline policies of the role take
+	Alarmed bool     `json:"alarmed,omitempty"`
+	Shelves []*shelf `json:"shelves"`
+
+	CutOff  time.Time `json:"cut_off,omitzero"`  // sessions that were issued before it are to be refused
+	InForce time.Time `json:"in_force,omitzero"` // the same, as it is known to be written: entries for these are not needed
 
 	found []broker.Event // to go on the record with the next save
+	shape shape          // of this run
 }
 
 // outcome is what a run came to.
 type outcome struct {
 	listed   map[broker.VersionID]bool  // what the ledger says is to be refused
 	unfit    map[broker.VersionID]bool  // what no policy has room for
+	revived  bool                       // some of that was said to be denied before
 	cutOff   map[broker.VersionID]bool  // what is refused by the cut-off
 	failed   map[broker.VersionID]error // whose policy could not be written
 	err      error                      // of the policies that could not be written
@@ -73,76 +77,92 @@ func (d *denier) write(ctx context.Context, n notes) (outcome, error) {
 			return was, err
 		}
 		if len(was.unfit) > 0 && d.cfg.CutOff == "accept" && !cut {
-			if cut, err = d.cut(ctx, &n); err != nil {
+			cut = true
+			if did, err := d.cut(ctx, &n); err != nil {
 				return was, err
-			}
-			if cut {
-				continue // what it covers needs no entry
+			} else if did {
+				continue
 			}
 		}
 		err = d.putAll(ctx, &n, &was)
-		if errors.Is(err, errRoom) { // other inline policies take more than was known: now it is known
+		switch {
+		case errors.Is(err, errRoom): // other inline policies take more than was known: now it is known
+			continue
+		case err == nil && was.failed[inlinePolicy] == nil && !n.CutOff.Equal(n.InForce):
+			n.InForce = n.CutOff // written: what it refuses gives up its places
 			continue
 		}
 		return was, err
 	}
 }
 
+// inlinePolicy stands among the failed for the inline policy as a whole: no version's id.
+const inlinePolicy = broker.VersionID("")
+
 // plan reads what is to be refused and gives it places.
 func (d *denier) plan(ctx context.Context, n *notes) (outcome, error) {
 	was := outcome{
-		listed: map[broker.VersionID]bool{}, unfit: map[broker.VersionID]bool{}, cutOff: map[broker.VersionID]bool{}, failed: map[broker.VersionID]error{},
+		listed: map[broker.VersionID]bool{}, unfit: map[broker.VersionID]bool{}, cutOff: map[broker.VersionID]bool{},
+		failed: map[broker.VersionID]error{},
+	}
+	n.shape = shape{
+		bySource: map[broker.VersionID]bool{}, sources: d.cfg.By == "source_identity",
+		cuts: d.cfg.CutOff == "accept" || !n.CutOff.IsZero(),
 	}
 	list, err := d.denials.Denied(ctx, d.arn, d.clock().Add(-skew))
 	if err != nil {
 		return was, err
 	}
+	needed := false
 	for _, entry := range list {
 		was.listed[entry.ID] = true
+		n.shape.bySource[entry.ID] = d.cfg.By == "source_identity" && entry.SourceIdentity
 		if was.firstEnd.IsZero() || entry.ExpiresAt.Before(was.firstEnd) {
 			was.firstEnd = entry.ExpiresAt
 		}
-		if d.covered(*n, entry) {
+		needed = needed || covers(n.CutOff, entry)
+		if covers(n.InForce, entry) {
 			was.cutOff[entry.ID] = true
 		}
 	}
-	if len(was.cutOff) == 0 {
-		n.CutOff = time.Time{} // all that it was for has expired
+	if !needed {
+		n.CutOff, n.InForce = time.Time{}, time.Time{} // all that it was for has expired
 	}
+	n.shape.cutOff = n.CutOff
 	wanted := slices.DeleteFunc(list, func(entry broker.Denial) bool { return was.cutOff[entry.ID] })
 	spilled := slices.ContainsFunc(n.Shelves[1:], func(s *shelf) bool { return len(s.Members) > 0 })
-	for _, s := range n.Shelves[1:] {
-		s.away = !spilled
-	}
+	var unsure error // whether a managed policy is still the role's
 	if spilled {
-		if err := d.attached(ctx, n); err != nil {
-			return was, err
-		}
+		unsure = d.attached(ctx, n)
 	}
-	unfit := arrange(n.Shelves, wanted, d.shape(*n), n.room)
-	if len(unfit) > 0 && !spilled && len(n.Shelves) > 1 {
-		if err := d.attached(ctx, n); err != nil {
-			return was, err
+	unfit := arrange(n.Shelves, wanted, n.shape, n.room)
+	if len(unfit) > 0 && len(n.Shelves) > 1 && !spilled { // is there really no room?
+		unsure = d.attached(ctx, n)
+		unfit = arrange(n.Shelves, wanted, n.shape, n.room)
+	}
+	if unsure != nil {
+		was.err = unsure
+		for _, s := range n.Shelves[1:] {
+			for _, id := range s.Members {
+				was.failed[id] = unsure
+			}
 		}
-		unfit = arrange(n.Shelves, wanted, d.shape(*n), n.room)
+		for _, id := range unfit { // there may be room
+			was.failed[id] = unsure
+		}
+		return was, nil
 	}
 	for _, id := range unfit {
 		was.unfit[id] = true
 	}
+	was.revived = slices.ContainsFunc(list, func(entry broker.Denial) bool { return entry.Done && was.unfit[entry.ID] })
 	return was, nil
 }
 
-// covered tells whether the cut-off surely refuses a session: one that was issued just before it may bear a later time, by
-// AWS's clock.
-func (d *denier) covered(n notes, entry broker.Denial) bool {
-	return !n.CutOff.IsZero() && entry.IssuedAt.Before(n.CutOff.Add(-skew))
-}
-
-func (d *denier) shape(n notes) shape {
-	if d.cfg.By == "source_identity" {
-		return shape{key: "aws:SourceIdentity", cutOff: n.CutOff}
-	}
-	return shape{key: "aws:userid", prefix: n.RoleID + ":", cutOff: n.CutOff}
+// covers tells whether a cut-off surely refuses a session: one that was issued just before it may bear a later time, by AWS's
+// clock.
+func covers(cutOff time.Time, entry broker.Denial) bool {
+	return !cutOff.IsZero() && entry.IssuedAt.Before(cutOff.Add(-skew))
 }
 
 func (n *notes) room(s *shelf) int {
@@ -152,17 +172,18 @@ func (n *notes) room(s *shelf) int {
 	return inlineRoom - n.Others
 }
 
-// cut refuses all sessions of the role that are older than a moment, and has the versions that live ended for that, so
-// that their tasks are told to refresh. It does nothing where that would spare no entry.
+// cut decides to refuse all sessions of the role that are older than a moment, and has the versions that this may kill ended,
+// so that their tasks are told to refresh. Those that were issued within the last minute live by either clock. It does
+// nothing where that would spare no entry.
 func (d *denier) cut(ctx context.Context, n *notes) (bool, error) {
 	now := d.clock()
 	after := *n
-	after.CutOff = now.Add(-skew).UTC().Truncate(time.Second)
+	after.CutOff = now.Add(-2 * skew).UTC().Truncate(time.Second)
 	list, err := d.denials.Denied(ctx, d.arn, now.Add(-skew))
 	if err != nil {
 		return false, err
 	}
-	helps := slices.ContainsFunc(list, func(entry broker.Denial) bool { return d.covered(after, entry) && !d.covered(*n, entry) })
+	helps := slices.ContainsFunc(list, func(entry broker.Denial) bool { return covers(after.CutOff, entry) && !covers(n.CutOff, entry) })
 	if !helps {
 		return false, nil
 	}
@@ -172,7 +193,7 @@ func (d *denier) cut(ctx context.Context, n *notes) (bool, error) {
 		return false, err
 	}
 	*n = after
-	return true, d.denials.CutOff(ctx, d.arn, save, now, d.finding(broker.EventUpstreamCutOff, map[string]string{
+	return true, d.denials.CutOff(ctx, d.arn, save, n.CutOff.Add(skew), now, d.finding(broker.EventUpstreamCutOff, map[string]string{
 		"issued_before": n.CutOff.Format(time.RFC3339),
 	}))
 }
@@ -180,7 +201,7 @@ func (d *denier) cut(ctx context.Context, n *notes) (bool, error) {
 // putAll writes the policies that are not known to be as they should. What is about to be written is noted first: after a
 // crash nobody takes it for somebody else's.
 func (d *denier) putAll(ctx context.Context, n *notes, was *outcome) error {
-	f := d.shape(*n)
+	f := n.shape
 	var todo []*shelf
 	for _, s := range n.Shelves {
 		if document := s.document(f); !s.settled(document) && !s.untouched() {
@@ -201,28 +222,45 @@ func (d *denier) putAll(ctx context.Context, n *notes, was *outcome) error {
 			return err
 		}
 		if err == nil {
-			s.Written, s.Intended, s.WrittenAt = fingerprint(document), nil, d.clock().UTC()
+			s.wrote(fingerprint(document), d.clock().UTC())
 			continue
 		}
 		was.err = errors.Join(was.err, err)
 		for _, id := range s.Members { // those of the other policies are denied all the same
 			was.failed[id] = err
 		}
+		if !s.managed() {
+			was.failed[inlinePolicy] = err
+			for id := range was.cutOff {
+				was.failed[id] = err
+			}
+		}
 	}
 	return d.save(context.WithoutCancel(ctx), n)
 }
 
-// untouched tells whether a managed policy was never written and is not needed: it is left as the operator made it.
-func (s *shelf) untouched() bool {
-	return s.managed() && len(s.Members) == 0 && s.Written == "" && len(s.Intended) == 0
+// wrote notes what is upstream now by our own hand.
+func (s *shelf) wrote(mark string, at time.Time) {
+	s.remember(s.Written)
+	for _, intended := range s.Intended {
+		s.remember(intended)
+	}
+	s.Written, s.Intended, s.WrittenAt = mark, nil, at
 }
 
-// maxIntended bounds what is remembered of requests that nobody saw answered.
+func (s *shelf) remember(mark string) {
+	if mark != "" && !slices.Contains(s.Past, mark) {
+		s.Past = append(s.Past, mark)
+		s.Past = slices.Delete(s.Past, 0, max(0, len(s.Past)-maxIntended))
+	}
+}
+
+// maxIntended bounds what is remembered of our own documents of before, and of requests that nobody saw answered.
 const maxIntended = 16
 
 func (d *denier) save(ctx context.Context, n *notes) error {
 	events := n.found
-	used, room := n.fill(d.shape(*n))
+	used, room := n.fill()
 	switch full := float64(used) >= alarmAt*float64(room); {
 	case full && !n.Alarmed:
 		n.Alarmed = true
@@ -256,15 +294,19 @@ func (d *denier) note(n notes, now time.Time) (broker.Notes, error) {
 		}
 	}
 	text, err := json.Marshal(n)
-	used, room := n.fill(d.shape(n))
+	used, room := n.fill()
 	return broker.Notes{State: text, Used: used, Room: room, LookBy: by}, err
 }
 
-func (n notes) fill(f shape) (used, room int64) {
+// fill is how many characters the policies have, and how many they could.
+func (n notes) fill() (used, room int64) {
 	for _, s := range n.Shelves {
+		if !s.usable() {
+			continue
+		}
 		room += int64(max(0, n.room(s)))
-		if len(s.Members) > 0 || !s.managed() {
-			used += int64(len(s.document(f)))
+		if len(s.Members) > 0 {
+			used += int64(len(s.document(n.shape)))
 		}
 	}
 	return used, max(room, 1)

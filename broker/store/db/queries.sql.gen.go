@@ -688,22 +688,23 @@ func (q *Queries) CountTroubled(ctx context.Context) ([]CountTroubledRow, error)
 
 const CutOff = `-- name: CutOff :exec
 UPDATE versions SET cause = CASE WHEN cause = '' THEN 'cut_off' ELSE cause END, due_at = LEAST(due_at, $1)
-WHERE upstream = $2 AND state = 'active'
+WHERE upstream = $2 AND state = 'active' AND issued_at < $3
 `
 
 type CutOffParams struct {
-	Now      *time.Time
-	Upstream string
+	Now          *time.Time
+	Upstream     string
+	IssuedBefore time.Time
 }
 
-// CutOff has every active version of an upstream ended by the sweeper. What is being ended for another reason keeps it.
+// CutOff has every active version of an upstream that was issued before a moment ended by the sweeper. What is being ended for another reason keeps it.
 func (q *Queries) CutOff(ctx context.Context, arg CutOffParams) error {
-	_, err := q.db.Exec(ctx, CutOff, arg.Now, arg.Upstream)
+	_, err := q.db.Exec(ctx, CutOff, arg.Now, arg.Upstream, arg.IssuedBefore)
 	return err
 }
 
 const DeniedAt = `-- name: DeniedAt :many
-SELECT id, issued_at, expires_at FROM versions
+SELECT id, issued_at, expires_at, state = 'revoked' AS done, trace ->> 'source_identity' IS NOT DISTINCT FROM id AS by_source FROM versions
 WHERE upstream = $1 AND expires_at > $2 AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id
 `
 
@@ -716,6 +717,8 @@ type DeniedAtRow struct {
 	ID        string
 	IssuedAt  time.Time
 	ExpiresAt time.Time
+	Done      bool
+	BySource  bool
 }
 
 func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]DeniedAtRow, error) {
@@ -727,7 +730,13 @@ func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]DeniedAtR
 	var items []DeniedAtRow
 	for rows.Next() {
 		var i DeniedAtRow
-		if err := rows.Scan(&i.ID, &i.IssuedAt, &i.ExpiresAt); err != nil {
+		if err := rows.Scan(
+			&i.ID,
+			&i.IssuedAt,
+			&i.ExpiresAt,
+			&i.Done,
+			&i.BySource,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

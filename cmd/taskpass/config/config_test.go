@@ -100,7 +100,10 @@ func TestAliasesAndMergesStandForTheirTargets(t *testing.T) {
 		t.Errorf("a mapping's own key must win over a merged one, and change nothing at its source: %s, %s", a.AWS.RoleARN, b.AWS.RoleARN)
 	}
 	same := *b.AWS
-	same.RoleARN = a.AWS.RoleARN
+	same.RoleARN, same.Revocation = a.AWS.RoleARN, a.AWS.Revocation
+	if b.AWS.Revocation.Mode != "none" || len(b.AWS.Revocation.SpillPolicies) > 0 {
+		t.Errorf("a mapping's own value must stand in place of the merged one: %+v", b.AWS.Revocation)
+	}
 	if diff := cmp.Diff(a.AWS, &same); diff != "" {
 		t.Error(diff)
 	}

@@ -199,6 +199,11 @@ func TestFaults(t *testing.T) {
 		"one role, two ways to revoke": {edits{"provider: pool", "provider: aws", "    pool:\n      name: p\n      scopes: [s, t]\n      disclosed: accept\n      keys:\n        - {name: k, value: \"env:K\"}\n",
 			awsSection + "  b:\n    provider: aws\n    ttl: {default: 1m, max: 1h}\n    allow:\n      - callers: [a]\n" + awsSection + "      revocation: {mode: none}\n"}, []string{
 			"22: profiles.b.aws.revocation: differs from that of profile a, which has the same role"}},
+		"one spill policy, two roles": {edits{"provider: pool", "provider: aws", "    pool:\n      name: p\n      scopes: [s, t]\n      disclosed: accept\n      keys:\n        - {name: k, value: \"env:K\"}\n",
+			strings.Replace(awsSection, "role/x", "role/y", 1) + "      revocation: {spill_policies: [\"arn:aws:iam::123456789012:policy/s\"]}\n" +
+				"  b:\n    provider: aws\n    ttl: {default: 1m, max: 1h}\n    allow:\n      - callers: [a]\n" + awsSection +
+				"      revocation: {spill_policies: [\"arn:aws:iam::123456789012:policy/s\"]}\n"}, []string{
+			"23: profiles.b.aws.revocation.spill_policies[0]: is another role's too: each would overwrite the other's denials"}},
 		"one key, two pools": {edits{small, small + strings.Replace(second, "env:L", "file:/x//k", 1), "env:K\"}", "file:/x/k\"}"}, []string{
 			"24: profiles.b.pool.keys[0].value: is a key of another pool too, in profile a: one key has one holder"}},
 		"two documents": {edits{small, small + "---\nx: 1\n", "max: 1h", "max: 1m"}, []string{

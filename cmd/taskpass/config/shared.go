@@ -14,11 +14,17 @@ import (
 
 // roles: of one AWS role the deny policies are kept once, by whichever profile is asked.
 func (r *report) roles(profiles map[string]Profile) {
-	first := map[string]string{}
+	first, spill := map[string]string{}, map[string]string{} // policy → role
 	for _, name := range sorted(profiles) {
 		p := profiles[name].AWS
 		if p == nil || p.RoleARN == "" {
 			continue
+		}
+		for i, policy := range p.Revocation.SpillPolicies {
+			if role, taken := spill[policy]; taken && role != p.RoleARN {
+				r.add(fmt.Sprintf("profiles.%s.aws.revocation.spill_policies[%d]", name, i), "is another role's too: each would overwrite the other's denials")
+			}
+			spill[policy] = p.RoleARN
 		}
 		other, shared := first[p.RoleARN]
 		if !shared {
