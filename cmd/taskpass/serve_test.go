@@ -208,7 +208,7 @@ func TestReload(t *testing.T) {
     ttl: {default: 15m, max: 1h}
     allow: [{callers: [orch]}]
     aws: {role_arn: "`+sandbox.RoleARN+`", region: us-east-1, endpoint: "`+i.sandbox.AWSURL+`", access_key_id: "file:DIR/aws_id", secret_access_key: "file:DIR/aws_key",
-      scopes: {read: {statements: [{actions: ["s3:GetObject"], resources: ["arn:aws:s3:::b/x"]}]}}}
+      revocation: {mode: deny, lag: 0s}, scopes: {read: {statements: [{actions: ["s3:GetObject"], resources: ["arn:aws:s3:::b/x"]}]}}}
 `, "DIR", i.dir)
 	}
 	i.configure(more)

@@ -54,7 +54,7 @@ type checker struct {
 	byName   map[string]row // credential/number
 	events   map[string][]happening
 	sessions map[string][]sandbox.SessionInfo // by version
-	denied   map[string]bool                  // aws:userid
+	denied   map[string]bool                  // by session name
 	found    []string
 }
 
@@ -147,17 +147,23 @@ func (c *checker) readDenials() error {
 			if s.Effect != "Deny" || s.Action != "*" || s.Resource != "*" {
 				continue
 			}
-			switch users := s.Condition["StringEquals"]["aws:userid"].(type) {
+			switch users := s.Condition["StringLike"]["aws:userid"].(type) {
 			case string:
-				c.denied[users] = true
+				c.denied[session(users)] = true
 			case []any:
 				for _, u := range users {
-					c.denied[fmt.Sprint(u)] = true
+					c.denied[session(fmt.Sprint(u))] = true
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// session is the part of a user id, or of a pattern for one, that names the session.
+func session(userID string) string {
+	_, name, _ := strings.Cut(userID, ":")
+	return name
 }
 
 // over tells whether nothing of a version may work upstream any more.
@@ -228,9 +234,9 @@ func (c *checker) checkUpstream() {
 			switch {
 			case v.State == "failed":
 				c.wrong("P2: %s is reported failed, and the upstream made it", name)
-			case v.State == "active" && c.denied[s.UserID]:
+			case v.State == "active" && c.denied[session(s.UserID)]:
 				c.wrong("%s is reported active and is denied", name)
-			case v.State != "active" && alive && !c.denied[s.UserID]:
+			case v.State != "active" && alive && !c.denied[session(s.UserID)]:
 				c.wrong("P3: %s is reported %s and is not denied upstream", name, v.State)
 			}
 		}
