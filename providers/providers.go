@@ -9,17 +9,19 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/providers/aws"
+	"github.com/taskpass/taskpass/providers/gcp"
 	"github.com/taskpass/taskpass/providers/pool"
 )
 
 // Config holds the sections of a profile that belong to providers; just the one of the profile's provider is set.
 type Config struct {
 	AWS  *aws.Config  `yaml:"aws"`
+	GCP  *gcp.Config  `yaml:"gcp"`
 	Pool *pool.Config `yaml:"pool"`
 }
 
 // Names lists the providers, sorted. The section of a profile bears the same name.
-func Names() []string { return []string{"aws", "pool"} }
+func Names() []string { return []string{"aws", "gcp", "pool"} }
 
 // section is what every provider's configuration can tell without I/O.
 type section interface {
@@ -31,6 +33,9 @@ func (c Config) section(name string) (section, error) {
 	sections := map[string]section{}
 	if c.AWS != nil {
 		sections["aws"] = c.AWS
+	}
+	if c.GCP != nil {
+		sections["gcp"] = c.GCP
 	}
 	if c.Pool != nil {
 		sections["pool"] = c.Pool
@@ -78,16 +83,20 @@ func Promises() []Promise {
 	return []Promise{
 		{"aws", "`revocation.mode: deny`", aws.Config{}.Capabilities()},
 		{"aws", "`revocation.mode: none`", aws.Config{Revocation: aws.Revocation{Mode: "none"}}.Capabilities()},
+		{"gcp", "`mode: impersonate`", gcp.Config{Mode: "impersonate"}.Capabilities()},
+		{"gcp", "`mode: slot`", gcp.Config{Mode: "slot"}.Capabilities()},
+		{"gcp", "`mode: key`", gcp.Config{Mode: "key"}.Capabilities()},
 		{"pool", "`disclosed: accept`", pool.Config{Disclosed: "accept"}.Capabilities()},
 	}
 }
 
 // Deps is what providers need of the broker's house. All are required.
 type Deps struct {
-	Slots   broker.Slots
-	Denials broker.Denials
-	Clock   func() time.Time
-	Logger  *slog.Logger
+	Slots    broker.Slots
+	Denials  broker.Denials
+	Accounts broker.Accounts
+	Clock    func() time.Time
+	Logger   *slog.Logger
 }
 
 // Open makes the named provider for one profile. The configuration must have passed Check.
@@ -98,6 +107,8 @@ func Open(ctx context.Context, name string, c Config, deps Deps) (broker.Provide
 	switch name {
 	case "aws":
 		return aws.New(ctx, *c.AWS, aws.Deps{Denials: deps.Denials, Clock: deps.Clock, Logger: deps.Logger})
+	case "gcp":
+		return gcp.New(ctx, *c.GCP, gcp.Deps{Accounts: deps.Accounts, Clock: deps.Clock, Logger: deps.Logger})
 	default:
 		return pool.New(*c.Pool, deps.Slots, deps.Clock)
 	}

@@ -337,3 +337,81 @@ DELETE FROM idempotency WHERE (caller, key_sha256) IN (
 -- name: DropOldTaskTokens :exec
 DELETE FROM task_tokens WHERE sha256 IN (
     SELECT t.sha256 FROM task_tokens t WHERE t.expires_at < @now LIMIT 1000 FOR UPDATE SKIP LOCKED);
+
+-- name: AddAccounts :execrows
+INSERT INTO accounts (email, state)
+SELECT email, 'available' FROM unnest(@emails::text[]) AS n (email) ORDER BY email
+ON CONFLICT DO NOTHING;
+
+-- KeepAccount lets a credential's next version have the account that it holds already. That its tokens may live longer is
+-- on the ledger before the upstream is asked.
+-- name: KeepAccount :one
+UPDATE accounts SET alive_until = GREATEST(alive_until, @alive_until::timestamptz), last_used_at = @now
+WHERE accounts.credential_id = @credential_id AND accounts.state = 'held' AND accounts.email = ANY (@emails::text[])
+  AND EXISTS (SELECT FROM versions v WHERE v.id = @version_id AND v.state = 'issuing' AND v.cause = '')
+RETURNING accounts.email;
+
+-- TakeAccount gives an account that is free, or of which nothing that was ever made works any more: whoever held it then
+-- holds nothing. A version that is no longer being minted gets none.
+-- name: TakeAccount :one
+UPDATE accounts SET state = 'held', last_credential = COALESCE(accounts.credential_id, accounts.last_credential),
+    credential_id = @credential_id, version_id = @version_id, last_used_at = @now, alive_until = @alive_until,
+    stopped_at = NULL, found = ''
+FROM (
+    SELECT a.email, a.state FROM accounts a
+    WHERE a.email = ANY (@emails::text[]) AND a.credential_id IS DISTINCT FROM @credential_id
+      AND (a.state = 'available' OR a.state IN ('held', 'resting') AND a.alive_until <= @now)
+    ORDER BY a.state = 'available' DESC, a.last_used_at NULLS FIRST, a.email
+    LIMIT 1 FOR UPDATE OF a SKIP LOCKED
+) chosen
+WHERE accounts.email = chosen.email
+  AND EXISTS (SELECT FROM versions v WHERE v.id = @version_id AND v.state = 'issuing' AND v.cause = '')
+RETURNING accounts.email, (chosen.state = 'available')::bool AS awake;
+
+-- name: NextAccountBack :one
+SELECT min(alive_until)::timestamptz FROM accounts
+WHERE email = ANY (@emails::text[]) AND state <> 'available' HAVING min(alive_until) IS NOT NULL;
+
+-- VacateAccount gives back what a version took for which the upstream surely made nothing.
+-- name: VacateAccount :exec
+UPDATE accounts SET state = 'available', credential_id = NULL, alive_until = NULL
+WHERE credential_id = @credential_id AND version_id = @version_id AND state = 'held';
+
+-- RestAccount ends a hold, unless another version of the credential needs the account.
+-- name: RestAccount :exec
+UPDATE accounts SET state = 'resting', last_credential = accounts.credential_id, credential_id = NULL, stopped_at = NULL
+WHERE accounts.credential_id = @credential_id AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id
+      AND v.state IN ('issuing', 'active') AND v.cause IN ('', 'replaced'));
+
+-- name: AccountsOf :many
+SELECT email, state, alive_until, stopped_at, found, credential_id FROM accounts
+WHERE credential_id = @credential_id OR last_credential = @credential_id::text ORDER BY email;
+
+-- AccountStates tells also which are held by a credential of which no version is alive any more.
+-- name: AccountStates :many
+SELECT a.email, a.state, a.alive_until, a.stopped_at, a.found, a.credential_id,
+    (a.state = 'held' AND NOT EXISTS (
+        SELECT FROM versions v WHERE v.credential_id = a.credential_id AND v.due_at IS NOT NULL))::bool AS idle
+FROM accounts a WHERE a.email = ANY (@emails::text[]) ORDER BY a.email;
+
+-- name: RestIdleAccount :exec
+UPDATE accounts SET state = 'resting', last_credential = accounts.credential_id, credential_id = NULL, stopped_at = NULL
+WHERE accounts.email = @email AND accounts.state = 'held' AND accounts.credential_id = @credential_id AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.due_at IS NOT NULL);
+
+-- name: StoppedAccount :exec
+UPDATE accounts SET stopped_at = @now WHERE email = @email AND state = 'resting';
+
+-- WakeAccount keeps an account whose rest is over to whoever enables it.
+-- name: WakeAccount :execrows
+UPDATE accounts SET state = 'waking' WHERE email = @email AND state = 'resting' AND alive_until <= @now;
+
+-- name: AccountAwake :exec
+UPDATE accounts SET state = 'available', alive_until = NULL, stopped_at = NULL, found = '' WHERE email = @email AND state = 'waking';
+
+-- name: AccountFound :exec
+UPDATE accounts SET found = @found WHERE email = @email;
+
+-- name: CountAccounts :many
+SELECT state, count(*) AS accounts FROM accounts GROUP BY state;

@@ -72,12 +72,19 @@ func (s *Store) Quarantine(ctx context.Context, id broker.CredentialID) error {
 	return s.q.QuarantineSlot(ctx, new(string(id)))
 }
 
-// Slots counts the keys of each pool by state.
+// Slots counts the keys of each pool, and the service accounts, by state.
 func (s *Store) Slots(ctx context.Context) ([]broker.Count, error) {
 	rows, err := s.q.SlotStates(ctx)
 	list := make([]broker.Count, 0, len(rows))
 	for _, r := range rows {
 		list = append(list, broker.Count{Of: r.Pool, State: r.State, N: r.Keys})
+	}
+	if err != nil {
+		return nil, err
+	}
+	accounts, err := s.q.CountAccounts(ctx)
+	for _, a := range accounts {
+		list = append(list, broker.Count{Of: "service-accounts", State: a.State, N: a.Accounts})
 	}
 	return list, err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -35,6 +36,8 @@ type node struct {
 	callers *auth.Authenticator
 	server  *http.Server
 	schema  int64
+
+	profiles broker.Profiles // as opened
 
 	stopping context.Context // done when it begins to stop
 	stop     context.CancelFunc
@@ -78,6 +81,12 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			closeProviders(profiles)
+		}
+	}()
+	n.profiles = profiles
 	watch := metrics.New(n.store)
 	n.broker, err = broker.New(broker.Config{
 		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
@@ -103,14 +112,29 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	return n, n.broker.ConfigLoaded(ctx, file.Fingerprint())
 }
 
+// closeProviders ends the connections of the providers that keep some.
+func closeProviders(profiles broker.Profiles) {
+	for _, p := range profiles {
+		if c, ok := p.Upstream.(io.Closer); ok {
+			_ = c.Close() // on the way out
+		}
+	}
+}
+
+// close lets go of what newNode opened.
+func (n *node) close() {
+	closeProviders(n.profiles)
+	n.store.Close()
+}
+
 func (n *node) deps() providers.Deps {
-	return providers.Deps{Slots: n.store, Denials: n.store, Clock: time.Now, Logger: n.logger}
+	return providers.Deps{Slots: n.store, Denials: n.store, Accounts: n.store, Clock: time.Now, Logger: n.logger}
 }
 
 // serve answers on the listener and does due work until ctx ends; then it finishes what it began, within the
 // configuration's shutdown_timeout, and closes everything.
 func (n *node) serve(ctx context.Context, listener net.Listener) error {
-	defer n.store.Close()
+	defer n.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {

@@ -112,6 +112,7 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 	}
 	files := map[string]string{
 		"database_url": serviceURL, "aws_id": s.Sandbox.BrokerAccessKeyID, "aws_key": s.Sandbox.BrokerSecretAccessKey,
+		"gcp_token": s.Sandbox.GCPBrokerToken,
 	}
 	for i, key := range s.Sandbox.ModelKeys {
 		files[fmt.Sprintf("model_%d", i+1)] = key
@@ -127,6 +128,7 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 	var text bytes.Buffer
 	err = stackYAML.Execute(&text, map[string]any{
 		"Keys": keys, "AWS": s.Sandbox.AWSURL, "Role": sandbox.RoleARN, "Bucket": sandbox.Bucket, "Region": sandbox.Region,
+		"GCP": s.Sandbox.GCPURL, "GCPRPC": s.Sandbox.GCPRPC, "Shared": s.Sandbox.GCPShared, "Slots": s.Sandbox.GCPSlots,
 	})
 	if err != nil {
 		return nil, err
@@ -169,7 +171,7 @@ func (s *stack) close() error {
 		s.stop()
 		errs = append(errs, <-s.served)
 	case s.node != nil:
-		s.node.store.Close()
+		s.node.close()
 	}
 	if s.Sandbox != nil {
 		errs = append(errs, s.Sandbox.Close())
@@ -214,6 +216,33 @@ profiles:
           statements:
             - actions: ["s3:PutObject"]
               resources: ["arn:aws:s3:::{{.Bucket}}/tasks/{{"{{.TaskID}}"}}/*"]
+  gcp-demo:
+    description: "sandbox: objects of one task in one bucket, by a service account that the task has to itself"
+    provider: gcp
+    ttl: {default: 15m, min: 1m, max: 1h}
+    allow:
+      - callers: ["*"]
+    gcp:
+      mode: slot
+      accounts: [{{range .Slots}}"{{.}}", {{end}}]
+      token_file: "file:{{.Keys}}/gcp_token"
+      endpoints: &google {credentials: "{{.GCPRPC}}", admin: "{{.GCPRPC}}", sts: "{{.GCP}}", token: "{{.GCP}}/token"}
+      scopes: &objects
+        read:content:
+          boundary:
+            - {bucket: {{.Bucket}}, roles: [roles/storage.objectViewer], prefix: "tasks/{{"{{.TaskID}}"}}/"}
+  gcp-token:
+    description: "sandbox: objects of one task in one bucket, by a token of a shared service account"
+    provider: gcp
+    ttl: {default: 10m, min: 1m, max: 1h}
+    allow:
+      - callers: ["*"]
+    gcp:
+      mode: impersonate
+      service_account: "{{.Shared}}"
+      token_file: "file:{{.Keys}}/gcp_token"
+      endpoints: *google
+      scopes: *objects
   pool-demo:
     description: "sandbox: three plain keys of a model API"
     provider: pool

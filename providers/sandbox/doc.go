@@ -4,6 +4,7 @@
 // can be seen to work, and to stop.
 //
 // It decides what exists in the demo: one AWS account with one role and one bucket,
-// and one vendor of model keys. It knows nothing of Taskpass itself, and it is never
+// one Google Cloud project with a few service accounts and one bucket, and one vendor
+// of model keys. It knows nothing of Taskpass itself, and it is never
 // a default when the broker serves.
 package sandbox

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/taskpass/taskpass/providers/sandbox/aws"
+	"github.com/taskpass/taskpass/providers/sandbox/gcp"
 	"github.com/taskpass/taskpass/providers/sandbox/model"
 )
 
@@ -41,6 +42,14 @@ type Sandbox struct {
 	BrokerAccessKeyID     string
 	BrokerSecretAccessKey string
 
+	GCP    *gcp.Server
+	GCPURL string // endpoint of the token endpoints and of Cloud Storage
+	GCPRPC string // endpoint of IAM and of IAM Service Account Credentials; http:// for plaintext gRPC
+	// The broker's identity, random at every start.
+	GCPBrokerToken string
+	GCPShared      string   // email of the account that many tasks share
+	GCPSlots       []string // emails of those that one task holds at a time
+
 	Model       *model.Server
 	ModelURL    string
 	ModelKeys   []string // secrets, sk-sandbox-…
@@ -64,6 +73,9 @@ func Start(cfg Config) (_ *Sandbox, err error) {
 		return nil, err
 	}
 	s.AWS.CreateBucket(Bucket)
+	if err := s.newGCP(cfg); err != nil {
+		return nil, err
+	}
 	var keys []model.Key
 	for i := range 3 {
 		k := model.Key{ID: fmt.Sprintf("apikey_sandbox_%d", i+1), Secret: "sk-sandbox-" + random(20, hex.EncodeToString)}
@@ -76,10 +88,13 @@ func Start(cfg Config) (_ *Sandbox, err error) {
 	for _, v := range []struct {
 		handler http.Handler
 		url     *string
-	}{{s.AWS, &s.AWSURL}, {s.Model, &s.ModelURL}} {
+	}{{s.AWS, &s.AWSURL}, {s.GCP, &s.GCPURL}, {s.Model, &s.ModelURL}} {
 		if *v.url, err = s.listen(v.handler); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
+	}
+	if err := s.listenRPC(); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -131,8 +146,11 @@ func (s *Sandbox) begin() bool {
 // their keys.
 func (s *Sandbox) SeedTask(task string) []string {
 	keys := []string{"tasks/" + task + "/brief.txt", "tasks/" + task + "/input.json"}
-	s.AWS.PutObject(Bucket, keys[0], []byte("What task "+task+" is to do.\n"))
-	s.AWS.PutObject(Bucket, keys[1], fmt.Appendf(nil, `{"task":%q,"rows":[1,2,3]}`+"\n", task))
+	brief, input := []byte("What task "+task+" is to do.\n"), fmt.Appendf(nil, `{"task":%q,"rows":[1,2,3]}`+"\n", task)
+	for _, put := range []func(bucket, key string, body []byte){s.AWS.PutObject, s.GCP.PutObject} {
+		put(Bucket, keys[0], brief)
+		put(Bucket, keys[1], input)
+	}
 	return keys
 }
 
@@ -144,6 +162,7 @@ func (s *Sandbox) Close() error {
 		s.closed = true
 		s.mu.Unlock()
 		s.AWS.Close()
+		s.GCP.Close()
 		for _, srv := range s.servers {
 			s.err = errors.Join(s.err, srv.Close())
 		}

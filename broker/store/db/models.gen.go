@@ -10,6 +10,18 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type Account struct {
+	Email          string
+	State          string
+	CredentialID   *string
+	VersionID      *string
+	LastCredential *string
+	LastUsedAt     *time.Time
+	AliveUntil     *time.Time
+	StoppedAt      *time.Time
+	Found          string
+}
+
 type Caller struct {
 	Name      string
 	Role      string

@@ -10,6 +10,130 @@ import (
 	"time"
 )
 
+const AccountAwake = `-- name: AccountAwake :exec
+UPDATE accounts SET state = 'available', alive_until = NULL, stopped_at = NULL, found = '' WHERE email = $1 AND state = 'waking'
+`
+
+func (q *Queries) AccountAwake(ctx context.Context, email string) error {
+	_, err := q.db.Exec(ctx, AccountAwake, email)
+	return err
+}
+
+const AccountFound = `-- name: AccountFound :exec
+UPDATE accounts SET found = $1 WHERE email = $2
+`
+
+type AccountFoundParams struct {
+	Found string
+	Email string
+}
+
+func (q *Queries) AccountFound(ctx context.Context, arg AccountFoundParams) error {
+	_, err := q.db.Exec(ctx, AccountFound, arg.Found, arg.Email)
+	return err
+}
+
+const AccountStates = `-- name: AccountStates :many
+SELECT a.email, a.state, a.alive_until, a.stopped_at, a.found, a.credential_id,
+    (a.state = 'held' AND NOT EXISTS (
+        SELECT FROM versions v WHERE v.credential_id = a.credential_id AND v.due_at IS NOT NULL))::bool AS idle
+FROM accounts a WHERE a.email = ANY ($1::text[]) ORDER BY a.email
+`
+
+type AccountStatesRow struct {
+	Email        string
+	State        string
+	AliveUntil   *time.Time
+	StoppedAt    *time.Time
+	Found        string
+	CredentialID *string
+	Idle         bool
+}
+
+// AccountStates tells also which are held by a credential of which no version is alive any more.
+func (q *Queries) AccountStates(ctx context.Context, emails []string) ([]AccountStatesRow, error) {
+	rows, err := q.db.Query(ctx, AccountStates, emails)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AccountStatesRow
+	for rows.Next() {
+		var i AccountStatesRow
+		if err := rows.Scan(
+			&i.Email,
+			&i.State,
+			&i.AliveUntil,
+			&i.StoppedAt,
+			&i.Found,
+			&i.CredentialID,
+			&i.Idle,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const AccountsOf = `-- name: AccountsOf :many
+SELECT email, state, alive_until, stopped_at, found, credential_id FROM accounts
+WHERE credential_id = $1 OR last_credential = $1::text ORDER BY email
+`
+
+type AccountsOfRow struct {
+	Email        string
+	State        string
+	AliveUntil   *time.Time
+	StoppedAt    *time.Time
+	Found        string
+	CredentialID *string
+}
+
+func (q *Queries) AccountsOf(ctx context.Context, credentialID *string) ([]AccountsOfRow, error) {
+	rows, err := q.db.Query(ctx, AccountsOf, credentialID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AccountsOfRow
+	for rows.Next() {
+		var i AccountsOfRow
+		if err := rows.Scan(
+			&i.Email,
+			&i.State,
+			&i.AliveUntil,
+			&i.StoppedAt,
+			&i.Found,
+			&i.CredentialID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const AddAccounts = `-- name: AddAccounts :execrows
+INSERT INTO accounts (email, state)
+SELECT email, 'available' FROM unnest($1::text[]) AS n (email) ORDER BY email
+ON CONFLICT DO NOTHING
+`
+
+func (q *Queries) AddAccounts(ctx context.Context, emails []string) (int64, error) {
+	result, err := q.db.Exec(ctx, AddAccounts, emails)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const AddCaller = `-- name: AddCaller :one
 INSERT INTO callers (name, role) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
@@ -655,6 +779,35 @@ func (q *Queries) ClaimVersion(ctx context.Context, arg ClaimVersionParams) erro
 	return err
 }
 
+const CountAccounts = `-- name: CountAccounts :many
+SELECT state, count(*) AS accounts FROM accounts GROUP BY state
+`
+
+type CountAccountsRow struct {
+	State    string
+	Accounts int64
+}
+
+func (q *Queries) CountAccounts(ctx context.Context) ([]CountAccountsRow, error) {
+	rows, err := q.db.Query(ctx, CountAccounts)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountAccountsRow
+	for rows.Next() {
+		var i CountAccountsRow
+		if err := rows.Scan(&i.State, &i.Accounts); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const CountTroubled = `-- name: CountTroubled :many
 SELECT provider, state, count(*) AS versions FROM versions
 WHERE state IN ('revoking', 'lost', 'stuck') GROUP BY provider, state
@@ -1078,6 +1231,36 @@ func (q *Queries) HeldSlot(ctx context.Context, credentialID *string) (HeldSlotR
 	return i, err
 }
 
+const KeepAccount = `-- name: KeepAccount :one
+UPDATE accounts SET alive_until = GREATEST(alive_until, $1::timestamptz), last_used_at = $2
+WHERE accounts.credential_id = $3 AND accounts.state = 'held' AND accounts.email = ANY ($4::text[])
+  AND EXISTS (SELECT FROM versions v WHERE v.id = $5 AND v.state = 'issuing' AND v.cause = '')
+RETURNING accounts.email
+`
+
+type KeepAccountParams struct {
+	AliveUntil   time.Time
+	Now          *time.Time
+	CredentialID *string
+	Emails       []string
+	VersionID    string
+}
+
+// KeepAccount lets a credential's next version have the account that it holds already. That its tokens may live longer is
+// on the ledger before the upstream is asked.
+func (q *Queries) KeepAccount(ctx context.Context, arg KeepAccountParams) (string, error) {
+	row := q.db.QueryRow(ctx, KeepAccount,
+		arg.AliveUntil,
+		arg.Now,
+		arg.CredentialID,
+		arg.Emails,
+		arg.VersionID,
+	)
+	var email string
+	err := row.Scan(&email)
+	return email, err
+}
+
 const KeepSlot = `-- name: KeepSlot :one
 UPDATE slots SET fingerprint = k.fingerprint, last_used_at = $1, due_back_at = $2
 FROM (SELECT unnest($5::text[]) AS name, unnest($6::bytea[]) AS fingerprint) k
@@ -1393,6 +1576,18 @@ func (q *Queries) MoveVersion(ctx context.Context, arg MoveVersionParams) error 
 	return err
 }
 
+const NextAccountBack = `-- name: NextAccountBack :one
+SELECT min(alive_until)::timestamptz FROM accounts
+WHERE email = ANY ($1::text[]) AND state <> 'available' HAVING min(alive_until) IS NOT NULL
+`
+
+func (q *Queries) NextAccountBack(ctx context.Context, emails []string) (time.Time, error) {
+	row := q.db.QueryRow(ctx, NextAccountBack, emails)
+	var column_1 time.Time
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const NextSlotBack = `-- name: NextSlotBack :one
 SELECT min(due_back_at)::timestamptz FROM slots WHERE pool = $1 AND state = 'held' HAVING min(due_back_at) IS NOT NULL
 `
@@ -1457,6 +1652,40 @@ func (q *Queries) ReleaseSlot(ctx context.Context, arg ReleaseSlotParams) error 
 		arg.VersionID,
 		arg.Present,
 	)
+	return err
+}
+
+const RestAccount = `-- name: RestAccount :exec
+UPDATE accounts SET state = 'resting', last_credential = accounts.credential_id, credential_id = NULL, stopped_at = NULL
+WHERE accounts.credential_id = $1 AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = $1 AND v.id <> $2
+      AND v.state IN ('issuing', 'active') AND v.cause IN ('', 'replaced'))
+`
+
+type RestAccountParams struct {
+	CredentialID *string
+	VersionID    string
+}
+
+// RestAccount ends a hold, unless another version of the credential needs the account.
+func (q *Queries) RestAccount(ctx context.Context, arg RestAccountParams) error {
+	_, err := q.db.Exec(ctx, RestAccount, arg.CredentialID, arg.VersionID)
+	return err
+}
+
+const RestIdleAccount = `-- name: RestIdleAccount :exec
+UPDATE accounts SET state = 'resting', last_credential = accounts.credential_id, credential_id = NULL, stopped_at = NULL
+WHERE accounts.email = $1 AND accounts.state = 'held' AND accounts.credential_id = $2 AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = $2 AND v.due_at IS NOT NULL)
+`
+
+type RestIdleAccountParams struct {
+	Email        string
+	CredentialID *string
+}
+
+func (q *Queries) RestIdleAccount(ctx context.Context, arg RestIdleAccountParams) error {
+	_, err := q.db.Exec(ctx, RestIdleAccount, arg.Email, arg.CredentialID)
 	return err
 }
 
@@ -1544,6 +1773,20 @@ func (q *Queries) SlotStates(ctx context.Context) ([]SlotStatesRow, error) {
 	return items, nil
 }
 
+const StoppedAccount = `-- name: StoppedAccount :exec
+UPDATE accounts SET stopped_at = $1 WHERE email = $2 AND state = 'resting'
+`
+
+type StoppedAccountParams struct {
+	Now   *time.Time
+	Email string
+}
+
+func (q *Queries) StoppedAccount(ctx context.Context, arg StoppedAccountParams) error {
+	_, err := q.db.Exec(ctx, StoppedAccount, arg.Now, arg.Email)
+	return err
+}
+
 const SucceedVersion = `-- name: SucceedVersion :exec
 WITH successor AS (
     UPDATE credentials SET current = $3 WHERE credentials.id = $2 AND current < $3
@@ -1562,6 +1805,50 @@ type SucceedVersionParams struct {
 func (q *Queries) SucceedVersion(ctx context.Context, arg SucceedVersionParams) error {
 	_, err := q.db.Exec(ctx, SucceedVersion, arg.Until, arg.CredentialID, arg.Number)
 	return err
+}
+
+const TakeAccount = `-- name: TakeAccount :one
+UPDATE accounts SET state = 'held', last_credential = COALESCE(accounts.credential_id, accounts.last_credential),
+    credential_id = $1, version_id = $2, last_used_at = $3, alive_until = $4,
+    stopped_at = NULL, found = ''
+FROM (
+    SELECT a.email, a.state FROM accounts a
+    WHERE a.email = ANY ($5::text[]) AND a.credential_id IS DISTINCT FROM $1
+      AND (a.state = 'available' OR a.state IN ('held', 'resting') AND a.alive_until <= $3)
+    ORDER BY a.state = 'available' DESC, a.last_used_at NULLS FIRST, a.email
+    LIMIT 1 FOR UPDATE OF a SKIP LOCKED
+) chosen
+WHERE accounts.email = chosen.email
+  AND EXISTS (SELECT FROM versions v WHERE v.id = $2 AND v.state = 'issuing' AND v.cause = '')
+RETURNING accounts.email, (chosen.state = 'available')::bool AS awake
+`
+
+type TakeAccountParams struct {
+	CredentialID *string
+	VersionID    *string
+	Now          *time.Time
+	AliveUntil   *time.Time
+	Emails       []string
+}
+
+type TakeAccountRow struct {
+	Email string
+	Awake bool
+}
+
+// TakeAccount gives an account that is free, or of which nothing that was ever made works any more: whoever held it then
+// holds nothing. A version that is no longer being minted gets none.
+func (q *Queries) TakeAccount(ctx context.Context, arg TakeAccountParams) (TakeAccountRow, error) {
+	row := q.db.QueryRow(ctx, TakeAccount,
+		arg.CredentialID,
+		arg.VersionID,
+		arg.Now,
+		arg.AliveUntil,
+		arg.Emails,
+	)
+	var i TakeAccountRow
+	err := row.Scan(&i.Email, &i.Awake)
+	return i, err
 }
 
 const TakeSlot = `-- name: TakeSlot :one
@@ -1725,6 +2012,22 @@ func (q *Queries) UseTicket(ctx context.Context, arg UseTicketParams) error {
 	return err
 }
 
+const VacateAccount = `-- name: VacateAccount :exec
+UPDATE accounts SET state = 'available', credential_id = NULL, alive_until = NULL
+WHERE credential_id = $1 AND version_id = $2 AND state = 'held'
+`
+
+type VacateAccountParams struct {
+	CredentialID *string
+	VersionID    *string
+}
+
+// VacateAccount gives back what a version took for which the upstream surely made nothing.
+func (q *Queries) VacateAccount(ctx context.Context, arg VacateAccountParams) error {
+	_, err := q.db.Exec(ctx, VacateAccount, arg.CredentialID, arg.VersionID)
+	return err
+}
+
 const VoidTicket = `-- name: VoidTicket :exec
 UPDATE tickets SET sealed = NULL WHERE version_id = $1
 `
@@ -1732,4 +2035,22 @@ UPDATE tickets SET sealed = NULL WHERE version_id = $1
 func (q *Queries) VoidTicket(ctx context.Context, versionID string) error {
 	_, err := q.db.Exec(ctx, VoidTicket, versionID)
 	return err
+}
+
+const WakeAccount = `-- name: WakeAccount :execrows
+UPDATE accounts SET state = 'waking' WHERE email = $1 AND state = 'resting' AND alive_until <= $2
+`
+
+type WakeAccountParams struct {
+	Email string
+	Now   *time.Time
+}
+
+// WakeAccount keeps an account whose rest is over to whoever enables it.
+func (q *Queries) WakeAccount(ctx context.Context, arg WakeAccountParams) (int64, error) {
+	result, err := q.db.Exec(ctx, WakeAccount, arg.Email, arg.Now)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -37,6 +38,11 @@ func (f *File) Open(ctx context.Context, deps providers.Deps) (broker.Profiles, 
 		profiles[name] = profile
 	}
 	if err := r.err(); err != nil {
+		for _, p := range profiles {
+			if c, ok := p.Upstream.(io.Closer); ok {
+				_ = c.Close() // none of them is used
+			}
+		}
 		return nil, err
 	}
 	return profiles, nil

@@ -1,0 +1,163 @@
+package gcp
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cloud.google.com/go/auth/credentials/downscope"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+var (
+	placeholder = regexp.MustCompile(`\{\{\.(?:TaskID|AgentID|Metadata\.([A-Za-z0-9._:@-]+))\}\}`)
+	idRun       = regexp.MustCompile(`^[A-Za-z0-9._:@-]*$`)
+)
+
+// checkPrefix refuses what would let one task's prefix match another's objects: after the last placeholder there must
+// stand a character that no id contains. tasks/{{.TaskID}} would let task "a" into task "ab".
+func checkPrefix(text string) error {
+	rest := placeholder.ReplaceAllString(text, "")
+	if strings.Contains(rest, "{{") || strings.Contains(rest, "}}") {
+		return errors.New("has a placeholder that is not {{.TaskID}}, {{.AgentID}} or {{.Metadata.key}}")
+	}
+	if len(rest) > 1024 || strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("is no beginning of an object's name")
+	}
+	at := placeholder.FindAllStringIndex(text, -1)
+	for i, span := range at {
+		end := len(text)
+		if i+1 < len(at) {
+			end = at[i+1][0]
+		}
+		if idRun.MatchString(text[span[1]:end]) {
+			return errors.New("has a placeholder that runs into what follows: one id could match another's beginning; put a / after it")
+		}
+	}
+	return nil
+}
+
+// fill puts the credential's values in place of the placeholders. Task and agent ids have a safe alphabet by contract; a
+// metadata value must have it too once it is used here.
+func fill(text string, c broker.Credential) (string, error) {
+	var failed error
+	out := placeholder.ReplaceAllStringFunc(text, func(found string) string {
+		value := ""
+		switch name := found[len("{{.") : len(found)-len("}}")]; name {
+		case "TaskID":
+			value = c.TaskID
+		case "AgentID":
+			value = c.AgentID
+		default:
+			key := strings.TrimPrefix(name, "Metadata.")
+			if value = c.Metadata[key]; !broker.ValidID(value) {
+				e := broker.Errorf(broker.CodeInvalidRequest, "metadata %s is used in this profile's boundary: it must be 1-128 of A-Z a-z 0-9 . _ : @ -", key)
+				e.Faults = []broker.Fault{{Pointer: "/metadata/" + key, Reason: "is used in this profile's boundary and must be 1-128 of A-Z a-z 0-9 . _ : @ -"}}
+				failed = e
+			}
+		}
+		if failed == nil && !broker.ValidID(value) {
+			failed = broker.Errorf(broker.CodeInvalidRequest, "an id has characters that no boundary may hold")
+		}
+		return value
+	})
+	return out, failed
+}
+
+// oauthScopes are those of all of the credential's scopes, sorted, each once.
+func (c Config) oauthScopes(names []string) []string {
+	var list []string
+	for _, name := range names {
+		if s := c.Scopes[name]; len(s.OAuth) > 0 {
+			list = append(list, s.OAuth...)
+		} else {
+			list = append(list, cloudPlatform)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// boundary is the Credential Access Boundary of the credential's scopes, and its hash; none where no scope has rules.
+//
+// A boundary bounds the whole token: a scope without rules beside one with rules would lose everything else it means, so
+// that is refused. Rules for the same bucket and prefix are joined.
+func (c Config) boundary(cred broker.Credential) (rules []downscope.AccessBoundaryRule, hash string, err error) {
+	unbounded := false
+	for _, name := range cred.Scopes {
+		list := c.Scopes[name].Boundary
+		unbounded = unbounded || len(list) == 0
+		for _, r := range list {
+			rule, err := r.resolve(cred)
+			if err != nil {
+				return nil, "", err
+			}
+			rules = join(rules, rule)
+		}
+	}
+	if len(rules) == 0 {
+		return nil, "", nil
+	}
+	if unbounded || len(rules) > maxRules {
+		e := broker.Errorf(broker.CodeInvalidRequest,
+			"the scopes %s do not fit into one access boundary: Google takes %d rules, and all scopes must have some", strings.Join(cred.Scopes, ", "), maxRules)
+		e.Faults = []broker.Fault{{Pointer: "/scopes", Reason: "do not fit into one access boundary"}}
+		return nil, "", e
+	}
+	for i := range rules {
+		slices.Sort(rules[i].AvailablePermissions)
+		rules[i].AvailablePermissions = slices.Compact(rules[i].AvailablePermissions)
+	}
+	text, err := json.Marshal(rules)
+	if err != nil {
+		return nil, "", err
+	}
+	sum := sha256.Sum256(text)
+	return rules, hex.EncodeToString(sum[:]), nil
+}
+
+func join(rules []downscope.AccessBoundaryRule, r downscope.AccessBoundaryRule) []downscope.AccessBoundaryRule {
+	for i, have := range rules {
+		if have.AvailableResource == r.AvailableResource && condition(have) == condition(r) {
+			rules[i].AvailablePermissions = append(have.AvailablePermissions, r.AvailablePermissions...)
+			return rules
+		}
+	}
+	return append(rules, r)
+}
+
+func condition(r downscope.AccessBoundaryRule) string {
+	if r.Condition == nil {
+		return ""
+	}
+	return r.Condition.Expression
+}
+
+// resolve makes the rule for one credential. A list is judged by the prefix that it asks for, since it has no object.
+func (r Rule) resolve(c broker.Credential) (downscope.AccessBoundaryRule, error) {
+	out := downscope.AccessBoundaryRule{AvailableResource: "//storage.googleapis.com/projects/_/buckets/" + r.Bucket}
+	for _, role := range r.Roles {
+		out.AvailablePermissions = append(out.AvailablePermissions, "inRole:"+role)
+	}
+	if r.Prefix == "" {
+		return out, nil
+	}
+	prefix, err := fill(r.Prefix, c)
+	if err != nil {
+		return out, err
+	}
+	out.Condition = &downscope.AvailabilityCondition{Expression: fmt.Sprintf(
+		"resource.name.startsWith(%s) || api.getAttribute('storage.googleapis.com/objectListPrefix', '').startsWith(%s)",
+		quoteCEL("projects/_/buckets/"+r.Bucket+"/objects/"+prefix), quoteCEL(prefix))}
+	return out, nil
+}
+
+// quoteCEL writes a string literal of CEL. Go's escapes of ASCII text are among CEL's.
+func quoteCEL(s string) string { return strconv.QuoteToASCII(s) }

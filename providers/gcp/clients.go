@@ -1,0 +1,195 @@
+package gcp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/credentials"
+	admin "cloud.google.com/go/iam/admin/apiv1"
+	iamcredentials "cloud.google.com/go/iam/credentials/apiv1"
+	"github.com/googleapis/gax-go/v2/callctx"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// clients are Google's own, with their retries off: a mint that is asked twice is two tokens.
+type clients struct {
+	tokens *iamcredentials.IamCredentialsClient
+	admin  *admin.IamClient
+	http   *http.Client // for the token exchange
+}
+
+func newClients(ctx context.Context, cfg Config) (*clients, error) {
+	identity, err := cfg.identity()
+	if err != nil {
+		return nil, err
+	}
+	// A client is not bound to the context it is made with, which may end with start-up.
+	ctx = context.WithoutCancel(ctx)
+	tokens, err := iamcredentials.NewIamCredentialsClient(ctx, cfg.options(cfg.Endpoints.Credentials, identity)...)
+	if err != nil {
+		return nil, unopened(err)
+	}
+	tokens.CallOptions = &iamcredentials.IamCredentialsCallOptions{}
+	accounts, err := admin.NewIamClient(ctx, cfg.options(cfg.Endpoints.Admin, identity)...)
+	if err != nil {
+		return nil, errors.Join(unopened(err), tokens.Close())
+	}
+	accounts.CallOptions = &admin.IamCallOptions{}
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
+	}
+	return &clients{tokens, accounts, &http.Client{Transport: transport}}, nil
+}
+
+// close ends the connections.
+func (c *clients) close() error {
+	c.http.CloseIdleConnections()
+	return errors.Join(c.tokens.Close(), c.admin.Close())
+}
+
+// unopened hides the library's text, which may quote a credentials file.
+func unopened(error) error {
+	return errors.New("the broker's own Google credentials cannot be used: check credentials_file, or this machine's Application Default Credentials")
+}
+
+// identity is the broker's own; nil: the default of this machine.
+func (c Config) identity() (*auth.Credentials, error) {
+	switch {
+	case c.TokenFile != "":
+		if _, err := c.TokenFile.Resolve(); err != nil {
+			return nil, fmt.Errorf("token_file: %w", err)
+		}
+		return auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: tokenFile(c.TokenFile)}), nil
+	case c.CredentialsFile != "":
+		text, err := c.CredentialsFile.Resolve()
+		if err != nil {
+			return nil, fmt.Errorf("credentials_file: %w", err)
+		}
+		var kind struct {
+			Type credentials.CredType `json:"type"`
+		}
+		if json.Unmarshal([]byte(text.Reveal()), &kind) != nil {
+			return nil, errors.New("credentials_file: is not JSON")
+		}
+		switch kind.Type {
+		case credentials.ServiceAccount, credentials.ExternalAccount, credentials.ImpersonatedServiceAccount:
+		default:
+			return nil, errors.New("credentials_file: is of a type that no service should use")
+		}
+		own, err := credentials.NewCredentialsFromJSON(kind.Type, []byte(text.Reveal()), &credentials.DetectOptions{Scopes: []string{cloudPlatform}})
+		if err != nil {
+			return nil, unopened(err)
+		}
+		return own, nil
+	}
+	return nil, nil //nolint:nilnil // nil is the machine's own
+}
+
+func (c Config) options(endpoint string, identity *auth.Credentials) []option.ClientOption {
+	options := []option.ClientOption{
+		option.WithTelemetryDisabled(), option.WithGRPCDialOption(grpc.WithStatsHandler(sendWatch{})),
+	}
+	host, plain := strings.CutPrefix(endpoint, "http://")
+	if plain { // loopback, as Check holds; Google's library sends no credentials there
+		return append(options, option.WithEndpoint(host), option.WithoutAuthentication(),
+			option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
+			option.WithGRPCDialOption(grpc.WithPerRPCCredentials(tokenFile(c.TokenFile))))
+	}
+	if endpoint != "" {
+		options = append(options, option.WithEndpoint(strings.TrimPrefix(endpoint, "https://")))
+	}
+	if identity != nil {
+		options = append(options, option.WithAuthCredentials(identity))
+	}
+	return options
+}
+
+// tokenFile is a token that somebody else keeps fresh.
+type tokenFile broker.Ref
+
+// Token implements auth.TokenProvider.
+func (t tokenFile) Token(context.Context) (*auth.Token, error) {
+	token, err := broker.Ref(t).Resolve()
+	if err != nil {
+		return nil, err
+	}
+	return &auth.Token{Value: token.Reveal(), Type: "Bearer"}, nil
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials of gRPC.
+func (t tokenFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	token, err := broker.Ref(t).Resolve()
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"authorization": "Bearer " + token.Reveal()}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials: it is used on loopback only.
+func (tokenFile) RequireTransportSecurity() bool { return false }
+
+// sendWatch notes that a call left this process. What was never sent was never done.
+type sendWatch struct{}
+
+type sentKey struct{}
+
+func (sendWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (sendWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (sendWatch) HandleConn(context.Context, stats.ConnStats)                       {}
+func (sendWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutHeader); ok {
+		if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+			sent.Store(true)
+		}
+	}
+}
+
+// watch gives a call's context the version's id, which Google writes into its audit log as the request's reason, and
+// tells afterwards whether the call was sent.
+func watch(ctx context.Context, id broker.VersionID) (context.Context, func() bool) {
+	var sent atomic.Bool
+	ctx = context.WithValue(ctx, sentKey{}, &sent)
+	return callctx.SetHeaders(ctx, "x-goog-request-reason", string(id)), sent.Load
+}
+
+// resource is an account's name at both APIs.
+func resource(email string) string { return "projects/-/serviceAccounts/" + email }
+
+// exchangeTransport sends the library's token exchange to the configured endpoint, and remembers the answer's status:
+// the library's error holds the answer's text, and nothing else that could be told apart.
+type exchangeTransport struct {
+	endpoint string // empty: Google's
+	next     http.RoundTripper
+	status   int
+	after    string
+}
+
+// RoundTrip implements http.RoundTripper, for one call.
+func (t *exchangeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if t.endpoint != "" {
+		at, err := url.Parse(t.endpoint)
+		if err != nil {
+			return nil, err
+		}
+		r = r.Clone(r.Context())
+		r.URL.Scheme, r.URL.Host, r.Host = at.Scheme, at.Host, ""
+	}
+	reply, err := t.next.RoundTrip(r)
+	if err == nil {
+		t.status, t.after = reply.StatusCode, reply.Header.Get("Retry-After")
+	}
+	return reply, err
+}

@@ -1,0 +1,105 @@
+package gcp
+
+import (
+	"context"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// aliveUntil is when nothing that is made for the version can work any more. It is on the ledger before Google is asked,
+// so that a mint whose answer is lost counts too.
+func (p *Provider) aliveUntil(c broker.Credential) time.Time {
+	until := c.Version.ExpiresAt.Add(p.cfg.skew())
+	if p.cfg.Mode == modeKey {
+		until = until.Add(keyTokenLife)
+	}
+	return until
+}
+
+// mintPooled takes an account for the version, and mints on it.
+func (p *Provider) mintPooled(ctx context.Context, c broker.Credential) (broker.Minted, error) {
+	o, ok, back, err := p.accounts.Occupy(ctx, c, p.cfg.Accounts, p.aliveUntil(c), p.clock())
+	if err != nil { // it may hold one all the same
+		return broker.Minted{}, broker.Errorf(broker.CodeUnavailable, "the ledger of service accounts could not be asked").Because(err)
+	}
+	if !ok {
+		return broker.Minted{}, nothing(p.exhausted(back))
+	}
+	h := hold{email: o.Email, fresh: !o.Kept}
+	if !o.Awake {
+		if err := p.enable(ctx, c.Version.ID, o.Email); err != nil {
+			return broker.Minted{}, p.vacated(ctx, c, nothing(read(err).meaning(o.Email)))
+		}
+		h.enabled = true
+	}
+	m, err := p.mintOn(ctx, c, h)
+	if err != nil {
+		return broker.Minted{}, p.vacated(ctx, c, err)
+	}
+	return m, nil
+}
+
+// vacated gives the account back where surely nothing was made for it. If that fails, the version is not said to be
+// nothing: then its end gives the account back.
+func (p *Provider) vacated(ctx context.Context, c broker.Credential, cause error) error {
+	if !isNothing(cause) {
+		return cause
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vacateTimeout)
+	defer cancel()
+	if err := p.accounts.Vacate(ctx, c); err != nil {
+		p.logger.ErrorContext(ctx, "service account not given back; its version's end does", "version_id", c.Version.ID, "error", err)
+		return broker.AsError(cause)
+	}
+	return cause
+}
+
+func (p *Provider) exhausted(back time.Time) error {
+	e := broker.Errorf(broker.CodePoolExhausted, "every service account of the profile is held, or rests until its last token is dead")
+	e.RetryAfter = exhaustedPause
+	if wait := back.Sub(p.clock()); !back.IsZero() && wait > 0 {
+		e.RetryAfter = wait
+	}
+	return e
+}
+
+// revokePooled ends the hold and disables the account. What other versions of the credential need is left alone: this
+// version then dies at its end (a token), or by its key's deletion (a key).
+func (p *Provider) revokePooled(ctx context.Context, c broker.Credential) (broker.Revocation, error) {
+	list, err := p.accounts.Rest(ctx, c)
+	if err != nil {
+		return broker.Revocation{}, broker.Errorf(broker.CodeUnavailable, "the ledger of service accounts could not be asked").Because(err)
+	}
+	now := p.clock().UTC()
+	for _, a := range list {
+		if a.State != broker.AccountHeld {
+			continue
+		}
+		if p.cfg.Mode == modeKey {
+			return p.revokeKey(ctx, c, a.Email)
+		}
+		return selfExpires(c), nil
+	}
+	for _, a := range list {
+		if a.State != broker.AccountResting || !a.AliveUntil.After(now) {
+			continue // nothing that was made for it works: it may be somebody else's next
+		}
+		if err := p.disable(ctx, c.Version.ID, a.Email); err != nil {
+			return broker.Revocation{}, read(err).meaning(a.Email)
+		}
+		if err := p.accounts.Stopped(ctx, a.Email, now); err != nil {
+			return broker.Revocation{}, broker.Errorf(broker.CodeUnavailable, "that the account is disabled could not be recorded").Because(err)
+		}
+		if p.cfg.Mode == modeKey {
+			if _, err := p.deleteKeys(ctx, c, a.Email); err != nil {
+				return broker.Revocation{}, err
+			}
+		}
+	}
+	basis := "account_disabled"
+	if len(list) == 0 { // it never held one: the ledger knows before Google does
+		basis = "not_held"
+	}
+	return broker.Revocation{Result: broker.ResultDenied, EffectiveAt: now, Basis: basis}, nil
+}

@@ -1,0 +1,153 @@
+package gcp
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/credentials/downscope"
+	"cloud.google.com/go/iam/credentials/apiv1/credentialspb"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+const codeNotFound = codes.NotFound
+
+func (p *Provider) delegates() []string {
+	var list []string
+	for _, email := range p.cfg.Delegates {
+		list = append(list, resource(email))
+	}
+	return list
+}
+
+// mintAccessToken makes a token by GenerateAccessToken, and narrows it where the scopes have boundaries.
+func (p *Provider) mintAccessToken(ctx context.Context, c broker.Credential, h *hold) (broker.Minted, error) {
+	rules, hash, err := p.cfg.boundary(c)
+	if err != nil {
+		return broker.Minted{}, nothing(err)
+	}
+	scopes := p.cfg.oauthScopes(c.Scopes)
+	if len(rules) > 0 {
+		scopes = []string{cloudPlatform} // Google exchanges no other; the rules name Cloud Storage only
+	}
+	var out *credentialspb.GenerateAccessTokenResponse
+	err = p.ask(ctx, c, h, func(ctx context.Context) error {
+		life, err := p.lifetime(c)
+		if err != nil {
+			return err
+		}
+		out, err = p.clients.tokens.GenerateAccessToken(ctx, &credentialspb.GenerateAccessTokenRequest{
+			Name: resource(h.email), Delegates: p.delegates(), Scope: scopes, Lifetime: durationpb.New(life),
+		})
+		return err
+	})
+	if err != nil {
+		return broker.Minted{}, err
+	}
+	value, end := out.GetAccessToken(), out.GetExpireTime().AsTime()
+	if value == "" || !out.GetExpireTime().IsValid() {
+		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google answered without a token")
+	}
+	trace := map[string]string{"scopes": strings.Join(scopes, " "), "request_reason": string(c.Version.ID)}
+	if len(rules) > 0 {
+		if value, err = p.narrow(ctx, value, end, rules); err != nil {
+			return broker.Minted{}, err
+		}
+		trace["boundary_sha256"] = hash
+	}
+	token := broker.NewSecret(value)
+	return broker.Minted{
+		Secret: broker.Bundle{
+			Type: "gcp_access_token", Primary: "access_token",
+			Fields: map[string]broker.Secret{"access_token": token},
+			Env:    map[string]broker.Secret{"CLOUDSDK_AUTH_ACCESS_TOKEN": token, "GOOGLE_OAUTH_ACCESS_TOKEN": token},
+		},
+		UpstreamExpiresAt: end.UTC(), UpstreamIDs: []string{h.email, string(c.Version.ID)}, Trace: trace,
+	}, nil
+}
+
+// narrow exchanges a token for one that can do no more than the rules make available. The wide one was made, so no failure
+// here is proof of anything; nobody but this process ever has it, and it dies with its lifetime.
+func (p *Provider) narrow(ctx context.Context, wide string, end time.Time, rules []downscope.AccessBoundaryRule) (string, error) {
+	transport := &exchangeTransport{endpoint: p.cfg.Endpoints.STS, next: p.clients.http.Transport}
+	narrow, err := downscope.NewCredentials(&downscope.Options{
+		Credentials: auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: fixed{wide, end}}), Rules: rules,
+		Client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	})
+	if err != nil {
+		return "", broker.Errorf(broker.CodeUpstreamRefused, "the access boundary is not one that Google takes: the operator should check the boundary of these scopes")
+	}
+	token, err := narrow.Token(ctx)
+	if err == nil && token.Value != "" && token.Value != wide {
+		return token.Value, nil
+	}
+	status := httpStatus(transport.status)
+	switch {
+	case ctx.Err() != nil:
+		return "", broker.Errorf(broker.CodeUpstreamTimeout, "Google did not narrow the token in time").Because(context.DeadlineExceeded)
+	case transport.status == http.StatusTooManyRequests:
+		e := broker.Errorf(broker.CodeUpstreamThrottled, "Google's token exchange is asked too often").Because(status)
+		e.RetryAfter = throttlePause
+		if s, err := strconv.Atoi(transport.after); err == nil && s > 0 && s <= 3600 {
+			e.RetryAfter = time.Duration(s) * time.Second
+		}
+		return "", e
+	case transport.status >= 400 && transport.status < 500:
+		return "", broker.Errorf(broker.CodeUpstreamRefused, "Google refuses the access boundary: the operator should check the buckets, roles and prefixes of these scopes").Because(status)
+	}
+	return "", broker.Errorf(broker.CodeUpstreamError, "Google could not narrow the token").Because(status)
+}
+
+// httpStatus is what is kept of an answer over HTTP.
+type httpStatus int
+
+func (s httpStatus) Error() string { return fmt.Sprintf("Google answered %d", int(s)) }
+
+// fixed gives one token.
+type fixed struct {
+	value string
+	end   time.Time
+}
+
+// Token implements auth.TokenProvider.
+func (f fixed) Token(context.Context) (*auth.Token, error) {
+	return &auth.Token{Value: f.value, Type: "Bearer", Expiry: f.end}, nil
+}
+
+// mintIDToken makes an ID token by GenerateIdToken. Google fixes its life.
+func (p *Provider) mintIDToken(ctx context.Context, c broker.Credential, h *hold) (broker.Minted, error) {
+	var out *credentialspb.GenerateIdTokenResponse
+	err := p.ask(ctx, c, h, func(ctx context.Context) (err error) {
+		out, err = p.clients.tokens.GenerateIdToken(ctx, &credentialspb.GenerateIdTokenRequest{
+			Name: resource(h.email), Delegates: p.delegates(), Audience: p.cfg.Audience, IncludeEmail: true,
+		})
+		return err
+	})
+	if err != nil {
+		return broker.Minted{}, err
+	}
+	var claims jwt.Claims
+	// It came from Google over TLS: only its end is wanted, and whether it is for whom it was asked.
+	parsed, err := jwt.ParseSigned(out.GetToken(), []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil || parsed.UnsafeClaimsWithoutVerification(&claims) != nil || claims.Expiry == nil || !claims.Audience.Contains(p.cfg.Audience) {
+		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google answered without an ID token for the audience")
+	}
+	token := broker.NewSecret(out.GetToken())
+	return broker.Minted{
+		Secret: broker.Bundle{
+			Type: "gcp_id_token", Primary: "id_token",
+			Fields: map[string]broker.Secret{"id_token": token}, Env: map[string]broker.Secret{"GOOGLE_ID_TOKEN": token},
+		},
+		UpstreamExpiresAt: claims.Expiry.Time().UTC(), UpstreamIDs: []string{h.email, string(c.Version.ID)},
+		Trace: map[string]string{"audience": p.cfg.Audience, "request_reason": string(c.Version.ID)},
+	}, nil
+}
