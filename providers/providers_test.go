@@ -2,6 +2,7 @@ package providers_test
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/providers"
 	"github.com/taskpass/taskpass/providers/aws"
+	"github.com/taskpass/taskpass/providers/gcp"
 	"github.com/taskpass/taskpass/providers/pool"
 )
 
@@ -28,12 +30,24 @@ func sections() map[string]providers.Config {
 			Scopes: map[string]aws.Scope{"b": {Statements: []aws.Statement{{Actions: []string{"s3:*"}, Resources: []string{"*"}}}},
 				"a": {Statements: []aws.Statement{{Actions: []string{"s3:*"}, Resources: []string{"*"}}}}},
 		}},
+		"gcp": {GCP: &gcp.Config{
+			Mode: "slot", Accounts: []string{"slot-1@p.iam.gserviceaccount.com"}, TokenFile: "env:PATH",
+			Scopes: map[string]gcp.Scope{"b": {}, "a": {}},
+		}},
 		"pool": {Pool: &pool.Config{Name: "p", Keys: []pool.Key{{Name: "k", Value: "env:PATH"}}, Scopes: []string{"b", "a"}, Disclosed: "accept"}},
 	}
 }
 
 func deps() providers.Deps {
 	return providers.Deps{Clock: time.Now, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// closes ends the connections of a provider that keeps some.
+func closes(t *testing.T, p broker.Provider) {
+	t.Helper()
+	if c, ok := p.(io.Closer); ok {
+		t.Cleanup(func() { _ = c.Close() })
+	}
 }
 
 func TestEveryProviderOpens(t *testing.T) {
@@ -62,6 +76,7 @@ func TestEveryProviderOpens(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		closes(t, p)
 		if caps := p.Capabilities(); !promises[caps] {
 			t.Errorf("%s promises %+v, which the README's table does not", name, caps)
 		}
@@ -130,8 +145,10 @@ func TestOpeningAsksNobody(t *testing.T) {
 		if name == "aws" {
 			c.AWS.Endpoint = "http://192.0.2.1" // TEST-NET-1: nobody is there, and nobody says so
 		}
-		if _, err := providers.Open(ctx, name, c, deps()); err != nil {
+		p, err := providers.Open(ctx, name, c, deps())
+		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+		closes(t, p)
 	}
 }

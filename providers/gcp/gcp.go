@@ -76,6 +76,11 @@ func (p *Provider) Capabilities() broker.Capabilities { return p.cfg.Capabilitie
 // Upstream implements broker.Provider: the shared account, or the set of accounts of which a task holds one.
 func (p *Provider) Upstream(broker.Credential) string { return p.name }
 
+// Quota implements broker.Metered: Google counts by the project of the asking identity.
+func (p *Provider) Quota() string {
+	return "gcp/" + string(p.cfg.CredentialsFile) + string(p.cfg.TokenFile)
+}
+
 // Mint implements broker.Provider.
 func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted, error) {
 	if p.cfg.pooled() {

@@ -3,6 +3,7 @@ package gcp
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"cloud.google.com/go/iam/admin/apiv1/adminpb"
@@ -13,7 +14,12 @@ import (
 // lookEvery is how often accounts are looked at, whether or not anything is due.
 const lookEvery = time.Minute
 
-// Keeps names the accounts that are kept in step with the ledger; empty: none are. It is broker.Keeper's.
+// keptAtOnce is how many accounts are looked at at a time.
+const keptAtOnce = 8
+
+var _ broker.Keeper = (*Provider)(nil)
+
+// Keeps implements broker.Keeper: the accounts that one task holds at a time.
 func (p *Provider) Keeps() string {
 	if p.cfg.pooled() {
 		return p.name
@@ -21,7 +27,7 @@ func (p *Provider) Keeps() string {
 	return ""
 }
 
-// Keep brings each account to the state that the ledger says, and says when to look again: one that rests is disabled,
+// Keep implements broker.Keeper. It brings each account to the state that the ledger says, and says when to look again: one that rests is disabled,
 // one whose rest is over is enabled. What somebody else changed is reported. One account's failure stops no other (P11).
 func (p *Provider) Keep(ctx context.Context) (next time.Time, err error) {
 	list, err := p.accounts.Accounts(ctx, p.cfg.Accounts)
@@ -30,15 +36,20 @@ func (p *Provider) Keep(ctx context.Context) (next time.Time, err error) {
 	}
 	now := p.clock()
 	next = now.Add(lookEvery)
-	var errs []error
-	for _, a := range list {
-		if err := p.keep(ctx, a, now); err != nil {
-			errs = append(errs, err)
-		}
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, keptAtOnce)
+	for i, a := range list {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			errs[i] = p.keep(ctx, a, now)
+		})
 		if a.AliveUntil.After(now) && a.AliveUntil.Before(next) {
 			next = a.AliveUntil
 		}
 	}
+	wg.Wait()
 	return next, errors.Join(errs...)
 }
 
@@ -115,13 +126,10 @@ func (p *Provider) look(ctx context.Context, email string) (*adminpb.ServiceAcco
 	return upstream, nil
 }
 
-// eventEdited is broker.EventUpstreamEdited: somebody else changed what the broker keeps upstream.
-const eventEdited broker.EventType = "upstream.edited"
-
 func (p *Provider) report(ctx context.Context, a broker.Account, found, did string) error {
-	return p.accounts.Report(ctx, a.Email, found, broker.Event{
-		ID: broker.NewEventID(), At: p.clock().UTC(), Type: eventEdited, Caller: broker.Caller{Name: "taskpass", Auth: "internal"},
-		Provider: "gcp", Upstream: p.name, Credential: a.Holder, UpstreamIDs: []string{a.Email},
-		Trace: map[string]string{"service_account": a.Email, "ledger": string(a.State), "found": found, "did": did},
+	e := broker.NewFinding(broker.EventUpstreamEdited, p.clock(), "gcp", p.name, map[string]string{
+		"service_account": a.Email, "ledger": string(a.State), "found": found, "did": did,
 	})
+	e.Credential, e.UpstreamIDs = a.Holder, []string{a.Email}
+	return p.accounts.Report(ctx, a.Email, found, e)
 }
