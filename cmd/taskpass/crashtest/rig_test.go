@@ -71,6 +71,7 @@ type settings struct {
 	DatabaseURL  string // the service's
 	Overlap      string
 	ShutdownTime string
+	Google       *google // nil: no profiles of it
 }
 
 func newRig(t *testing.T) *rig {
@@ -173,6 +174,19 @@ profiles:
 {{- range .Pool}}
         - {name: key-{{.}}, value: "file:{{$.Dir}}/pool_{{.}}"}
 {{- end}}
+{{- with .Google}}
+{{- range $name, $mode := .Profiles}}
+  {{$name}}:
+    provider: gcp
+    ttl: {default: 1m, max: 1h}
+    allow: [{callers: ["*"]}]
+    gcp:
+      {{$mode}}
+      token_file: "file:{{$.Dir}}/gcp_token"
+      endpoints: {credentials: "{{$.Google.RPC}}", admin: "{{$.Google.RPC}}", sts: "{{$.Google.URL}}", token: "{{$.Google.URL}}/token"}
+      scopes: {read: {}}
+{{- end}}
+{{- end}}
 `))
 
 // replica is one `taskpass serve`.
@@ -207,7 +221,7 @@ func (r *rig) launch(killAt string) *replica {
 	var text bytes.Buffer
 	err := configText.Execute(&text, map[string]any{
 		"Listen": listen, "Dir": r.dir, "Name": name, "Pool": []int{0, 1, 2, 3, 4, 5}[:poolKeys],
-		"AWS": r.settings.AWS, "Overlap": r.settings.Overlap, "ShutdownTime": r.settings.ShutdownTime,
+		"AWS": r.settings.AWS, "Overlap": r.settings.Overlap, "ShutdownTime": r.settings.ShutdownTime, "Google": r.settings.Google,
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -153,3 +153,16 @@ func (s *Server) Object(bucket, name string) ([]byte, bool) {
 	body, ok := b.objects[name]
 	return bytes.Clone(body), ok
 }
+
+// UsableID tells whether the token of that TokenInfo works now.
+func (s *Server) UsableID(id int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for value, t := range s.tokens {
+		if t.id == id {
+			_, ok := s.bearer(value)
+			return ok
+		}
+	}
+	return false
+}
