@@ -47,6 +47,18 @@ func (c Config) Check() []broker.Fault {
 	if c.Grace != nil && (*c.Grace < 0 || *c.Grace > time.Minute) {
 		add("grace", "is not between 0s and 1m")
 	}
+	c.checkIdentity(add)
+	if len(c.Scopes) == 0 {
+		add("scopes", "names no scope")
+	}
+	for name, scope := range c.Scopes {
+		c.checkScope("scopes."+name, scope, add)
+	}
+	return faults
+}
+
+// checkIdentity checks what the broker is to Google, and where Google is.
+func (c Config) checkIdentity(add func(pointer, format string, args ...any)) {
 	for pointer, ref := range map[string]broker.Ref{"credentials_file": c.CredentialsFile, "token_file": c.TokenFile} {
 		if ref != "" && ref.Check() != nil {
 			add(pointer, "%v", ref.Check())
@@ -68,13 +80,6 @@ func (c Config) Check() []broker.Fault {
 			break
 		}
 	}
-	if len(c.Scopes) == 0 {
-		add("scopes", "names no scope")
-	}
-	for name, scope := range c.Scopes {
-		c.checkScope("scopes."+name, scope, add)
-	}
-	return faults
 }
 
 func (c Config) checkAccounts(add func(pointer, format string, args ...any)) {

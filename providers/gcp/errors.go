@@ -128,9 +128,8 @@ func (a answer) meaning(email string) *broker.Error {
 // mintError says what a failed mint means: for the caller, and for the ledger.
 func mintError(err error, sent bool, email string) error {
 	a := read(err)
-	if e := a.meaning(email); sent && !a.definite() {
-		return e
-	} else { //nolint:revive // the two ends belong together
-		return nothing(e)
+	if sent && !a.definite() {
+		return a.meaning(email)
 	}
+	return nothing(a.meaning(email))
 }

@@ -3,17 +3,25 @@ package sandbox_test
 import (
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
+	"cloud.google.com/go/iam/credentials/apiv1/credentialspb"
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/taskpass/taskpass/providers/sandbox"
 	"github.com/taskpass/taskpass/providers/sandbox/aws"
+	"github.com/taskpass/taskpass/providers/sandbox/gcp"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,6 +91,46 @@ func TestModelKeys(t *testing.T) {
 		_ = reply.Body.Close()
 		if reply.StatusCode != http.StatusOK || s.Model.Calls(s.ModelKeyIDs[i]) != 1 || !strings.HasPrefix(key, "sk-sandbox-") {
 			t.Errorf("key %d: %d", i, reply.StatusCode)
+		}
+	}
+}
+
+// Google's stand-in serves both of its ports, and lets nobody but the broker in.
+func TestGoogle(t *testing.T) {
+	t.Parallel()
+	s, client := start(t)
+	object := s.SeedTask("t-1")[0]
+	for _, c := range []struct {
+		token string
+		want  codes.Code
+	}{{s.GCPBrokerToken, codes.OK}, {"another", codes.Unauthenticated}} {
+		conn, err := grpc.NewClient(strings.TrimPrefix(s.GCPRPC, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+c.token)
+		out, err := credentialspb.NewIAMCredentialsClient(conn).GenerateAccessToken(ctx, &credentialspb.GenerateAccessTokenRequest{
+			Name: "projects/-/serviceAccounts/" + s.GCPShared, Scope: []string{gcp.CloudPlatform},
+		})
+		if status.Code(err) != c.want {
+			t.Fatalf("%v", err)
+		}
+		if err != nil {
+			continue
+		}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.GCPURL+"/storage/v1/b/"+sandbox.Bucket+"/o/"+url.PathEscape(object)+"?alt=media", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+out.GetAccessToken())
+		reply, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = reply.Body.Close()
+		if reply.StatusCode != http.StatusOK || len(s.GCPSlots) < 2 {
+			t.Errorf("%d, %d slots", reply.StatusCode, len(s.GCPSlots))
 		}
 	}
 }
