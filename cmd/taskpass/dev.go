@@ -71,7 +71,7 @@ type ready struct {
 
 // writeReady writes the file whole or not at all, and only for its owner: it holds tokens.
 func writeReady(path string, s *stack) error {
-	r := ready{s.BaseURL, s.AdminURL, map[string]string{}, map[string]string{"aws": s.Sandbox.AWSURL, "model": s.Sandbox.ModelURL}}
+	r := ready{s.BaseURL, s.AdminURL, map[string]string{}, map[string]string{"aws": s.Sandbox.AWSURL, "model": s.Sandbox.ModelURL, "gcp": s.Sandbox.GCPURL}}
 	for role, token := range s.Tokens {
 		r.Tokens[role] = token.Reveal()
 	}
@@ -110,7 +110,8 @@ What the task holds; ending one (put its id); what the auditor sees:
   curl -sS -X POST "$TASKPASS/v1/credentials/crd_…/revoke" -H "Authorization: Bearer $ORCHESTRATOR"
   curl -sS "$TASKPASS/v1/audit/events?task_id=research-1" -H "Authorization: Bearer $AUDITOR"
 
-The sandbox's AWS is at {{.Sandbox.AWSURL}} (bucket {{.Bucket}}), its model API at {{.Sandbox.ModelURL}}. Ctrl-C ends it all.
+The sandbox's AWS is at {{.Sandbox.AWSURL}} (bucket {{.Bucket}}), its model API at {{.Sandbox.ModelURL}},
+its Google Cloud at {{.Sandbox.GCPURL}}. Ctrl-C ends it all.
 `))
 
 // Bucket is the sandbox's, for the text above.

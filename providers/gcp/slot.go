@@ -73,7 +73,7 @@ func (p *Provider) revokePooled(ctx context.Context, c broker.Credential) (broke
 	}
 	now := p.clock().UTC()
 	for _, a := range list {
-		if a.State != broker.AccountHeld {
+		if a.State != broker.AccountHeld || a.Holder != c.ID {
 			continue
 		}
 		if p.cfg.Mode == modeKey {
@@ -81,10 +81,13 @@ func (p *Provider) revokePooled(ctx context.Context, c broker.Credential) (broke
 		}
 		return selfExpires(c), nil
 	}
+	basis := "not_held" // it never held one: the ledger knows before Google does
 	for _, a := range list {
 		if a.State != broker.AccountResting || !a.AliveUntil.After(now) {
-			continue // nothing that was made for it works: it may be somebody else's next
+			basis = "time_over" // nothing that was made for it works: it is somebody else's, or may be next
+			continue
 		}
+		basis = "account_disabled"
 		if err := p.disable(ctx, c.Version.ID, a.Email); err != nil {
 			return broker.Revocation{}, read(err).meaning(a.Email)
 		}
@@ -96,10 +99,6 @@ func (p *Provider) revokePooled(ctx context.Context, c broker.Credential) (broke
 				return broker.Revocation{}, err
 			}
 		}
-	}
-	basis := "account_disabled"
-	if len(list) == 0 { // it never held one: the ledger knows before Google does
-		basis = "not_held"
 	}
 	return broker.Revocation{Result: broker.ResultDenied, EffectiveAt: now, Basis: basis}, nil
 }
