@@ -10,7 +10,8 @@ type Account struct {
 	Email      string
 	State      AccountState
 	Holder     CredentialID // while it is held
-	AliveUntil time.Time    // nothing that was made for it works later than this; zero: nothing was
+	AliveUntil time.Time    // nothing that was made for it works later than this; zero: nothing was. Waking: see Wake
+	UsedAt     time.Time    // when something was last minted for it
 	StoppedAt  time.Time    // when the upstream confirmed that it is disabled, since it rests
 	Found      string       // what was last reported about it
 	Idle       bool         // held by a credential of which no version is alive any more
@@ -37,8 +38,12 @@ type Accounts interface {
 	// it says when the next is due back (zero: unknown).
 	Occupy(ctx context.Context, c Credential, emails []string, aliveUntil, now time.Time) (o Occupied, ok bool, dueBack time.Time, err error)
 
-	// Vacate gives back what c.Version took, when the upstream surely made nothing for it. Holding none is success.
-	Vacate(ctx context.Context, c Credential) error
+	// Vacate gives back what c.Version took, when the upstream surely made nothing for it: to nobody before until, where a
+	// call to enable it failed or may still come through (zero: at once). Holding none is success.
+	Vacate(ctx context.Context, c Credential, until time.Time) error
+
+	// Prolong records that what was made for the account that the credential holds may work for longer than was asked.
+	Prolong(ctx context.Context, c Credential, aliveUntil time.Time) error
 
 	// Rest ends the credential's hold, unless another of its versions needs the account, and lists what the credential
 	// holds, or held last.
@@ -54,6 +59,7 @@ type Accounts interface {
 type Occupied struct {
 	Email       string
 	Awake, Kept bool
+	AwakeAt     time.Time // when it was enabled; zero: not by the broker
 }
 
 // AccountRounds is what is done about accounts when nobody asks.
@@ -64,11 +70,12 @@ type AccountRounds interface {
 	// RestIdle ends the hold of a credential of which no version is alive; one that came alive meanwhile keeps it.
 	RestIdle(ctx context.Context, a Account) error
 
-	// Wake keeps a resting account whose rest is over to the caller, who enables it: false if somebody was first.
-	Wake(ctx context.Context, email string, now time.Time) (bool, error)
+	// Wake keeps an account whose rest is over to the caller, who enables it: false if somebody was first. Nobody else tries
+	// before until, for a call that is not answered may still enable it.
+	Wake(ctx context.Context, email string, now, until time.Time) (bool, error)
 
-	// Awake makes an account that was enabled available.
-	Awake(ctx context.Context, email string) error
+	// Awake makes an account that was enabled, since Wake kept it until then, available.
+	Awake(ctx context.Context, email string, now, until time.Time) error
 
 	// Report writes what was found about an account, and the event, in one transaction.
 	Report(ctx context.Context, email, found string, e Event) error

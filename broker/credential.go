@@ -47,6 +47,19 @@ type Version struct {
 	EndedAt           time.Time
 }
 
+// TraceUsableAfter is the key of Minted.Trace under which a provider says when the upstream surely knows what was made,
+// in RFC 3339.
+const TraceUsableAfter = "usable_after"
+
+// UsableAfter is when the upstream surely knows the secret; before, it may refuse it. Zero: at once.
+func (v Version) UsableAfter() time.Time {
+	at, err := time.Parse(time.RFC3339, v.Trace[TraceUsableAfter])
+	if err != nil {
+		return time.Time{}
+	}
+	return at.UTC()
+}
+
 // State is where a version is in its life. doc.go draws the diagram; the transitions table and the database hold it.
 type State string
 

@@ -10,8 +10,9 @@ CREATE TABLE accounts (
     version_id      text,        -- the version that took it
     last_credential text,        -- who held it before
     last_used_at    timestamptz,
-    alive_until     timestamptz, -- nothing that was made for it works later than this
+    alive_until     timestamptz, -- nothing that was made for it works later than this; waking: nobody else tries before this
     stopped_at      timestamptz, -- when the upstream confirmed that it is disabled, since it rests
+    awake_at        timestamptz, -- when it was enabled
     found           text NOT NULL DEFAULT '', -- what was last reported about it
     CONSTRAINT accounts_held_by_one CHECK ((state = 'held') = (credential_id IS NOT NULL)),
     CONSTRAINT accounts_rest_ends CHECK (state = 'available' OR alive_until IS NOT NULL)

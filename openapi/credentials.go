@@ -109,7 +109,7 @@ func (s *server) credential(c broker.Credential) Credential {
 		ID: string(c.ID), Version: v.Number, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Scopes: c.Scopes, Metadata: c.Metadata, Status: Status(v.State),
 		IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt, RefreshAfter: broker.RefreshAfter(v.IssuedAt, v.ExpiresAt),
-		UpstreamExpiresAt: v.UpstreamExpiresAt, EndedAt: v.EndedAt, Cause: string(v.Cause), Reason: v.Reason, Trace: trace,
+		UpstreamExpiresAt: v.UpstreamExpiresAt, UsableAfter: v.UsableAfter(), EndedAt: v.EndedAt, Cause: string(v.Cause), Reason: v.Reason, Trace: trace,
 		Revocation: Revocation{
 			Mode: RevocationMode(caps.Revoke), LagSeconds: caps.RevokeLag.Seconds(),
 			Result: RevocationResult(v.Revocation.Result), EffectiveAt: v.Revocation.EffectiveAt,
@@ -124,7 +124,7 @@ func (s *server) issued(i broker.Issued) IssuedCredential {
 	out := IssuedCredential{
 		ID: c.ID, Version: c.Version, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Scopes: c.Scopes, Metadata: c.Metadata, Status: c.Status, IssuedAt: c.IssuedAt, ExpiresAt: c.ExpiresAt,
-		RefreshAfter: c.RefreshAfter, UpstreamExpiresAt: c.UpstreamExpiresAt, Revocation: c.Revocation, Trace: c.Trace,
+		RefreshAfter: c.RefreshAfter, UpstreamExpiresAt: c.UpstreamExpiresAt, UsableAfter: c.UsableAfter, Revocation: c.Revocation, Trace: c.Trace,
 		TaskToken: i.Secret.TaskToken.Reveal(),
 	}
 	if i.Ticket.Empty() {

@@ -14,20 +14,22 @@ import (
 // Occupy implements broker.Accounts. Accounts are known to the database from the first time they are offered.
 func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string, aliveUntil, now time.Time) (broker.Occupied, bool, time.Time, error) {
 	id, version := string(c.ID), string(c.Version.ID)
-	kept, err := s.q.KeepAccount(ctx, db.KeepAccountParams{
-		CredentialID: &id, VersionID: version, Emails: emails, AliveUntil: aliveUntil, Now: &now,
-	})
-	if err == nil {
-		return broker.Occupied{Email: kept, Awake: true, Kept: true}, true, time.Time{}, nil
-	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return broker.Occupied{}, false, time.Time{}, err
+	if c.Version.Number > 1 { // the first one's credential holds none yet
+		kept, err := s.q.KeepAccount(ctx, db.KeepAccountParams{
+			CredentialID: &id, VersionID: version, Emails: emails, AliveUntil: aliveUntil, Now: &now,
+		})
+		if err == nil {
+			return broker.Occupied{Email: kept, Awake: true, Kept: true}, true, time.Time{}, nil
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return broker.Occupied{}, false, time.Time{}, err
+		}
 	}
 	take := db.TakeAccountParams{CredentialID: &id, VersionID: &version, Emails: emails, AliveUntil: &aliveUntil, Now: &now}
 	for try := range 4 {
 		row, err := s.q.TakeAccount(ctx, take)
 		if err == nil {
-			return broker.Occupied{Email: row.Email, Awake: row.Awake}, true, time.Time{}, nil
+			return broker.Occupied{Email: row.Email, Awake: row.Awake, AwakeAt: orZero(row.AwakeAt)}, true, time.Time{}, nil
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return broker.Occupied{}, false, time.Time{}, err
@@ -40,7 +42,7 @@ func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string
 			break
 		}
 	}
-	back, err := s.q.NextAccountBack(ctx, emails)
+	back, err := s.q.NextAccountBack(ctx, db.NextAccountBackParams{Emails: emails, Now: &now})
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil
 	}
@@ -48,8 +50,19 @@ func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string
 }
 
 // Vacate implements broker.Accounts.
-func (s *Store) Vacate(ctx context.Context, c broker.Credential) error {
-	return s.q.VacateAccount(ctx, db.VacateAccountParams{CredentialID: new(string(c.ID)), VersionID: new(string(c.Version.ID))})
+func (s *Store) Vacate(ctx context.Context, c broker.Credential, until time.Time) error {
+	return s.q.VacateAccount(ctx, db.VacateAccountParams{
+		CredentialID: new(string(c.ID)), VersionID: new(string(c.Version.ID)), Until: orNil(until),
+	})
+}
+
+// Prolong implements broker.Accounts.
+func (s *Store) Prolong(ctx context.Context, c broker.Credential, aliveUntil time.Time) error {
+	n, err := s.q.ProlongAccount(ctx, db.ProlongAccountParams{CredentialID: new(string(c.ID)), AliveUntil: aliveUntil})
+	if err == nil && n == 0 {
+		err = broker.ErrMoved
+	}
+	return err
 }
 
 // Rest implements broker.Accounts.
@@ -62,7 +75,7 @@ func (s *Store) Rest(ctx context.Context, c broker.Credential) ([]broker.Account
 	list := make([]broker.Account, 0, len(rows))
 	for _, r := range rows {
 		list = append(list, account(db.AccountStatesRow{
-			Email: r.Email, State: r.State, AliveUntil: r.AliveUntil, StoppedAt: r.StoppedAt, Found: r.Found, CredentialID: r.CredentialID,
+			Email: r.Email, State: r.State, AliveUntil: r.AliveUntil, StoppedAt: r.StoppedAt, Found: r.Found, CredentialID: r.CredentialID, LastUsedAt: r.LastUsedAt,
 		}))
 	}
 	return list, err
@@ -85,12 +98,7 @@ func (s *Store) Accounts(ctx context.Context, emails []string) ([]broker.Account
 
 func account(r db.AccountStatesRow) broker.Account {
 	a := broker.Account{Email: r.Email, State: broker.AccountState(r.State), Found: r.Found, Idle: r.Idle}
-	if r.AliveUntil != nil {
-		a.AliveUntil = *r.AliveUntil
-	}
-	if r.StoppedAt != nil {
-		a.StoppedAt = *r.StoppedAt
-	}
+	a.AliveUntil, a.UsedAt, a.StoppedAt = orZero(r.AliveUntil), orZero(r.LastUsedAt), orZero(r.StoppedAt)
 	if r.CredentialID != nil {
 		a.Holder = broker.CredentialID(*r.CredentialID)
 	}
@@ -103,13 +111,15 @@ func (s *Store) RestIdle(ctx context.Context, a broker.Account) error {
 }
 
 // Wake implements broker.AccountRounds.
-func (s *Store) Wake(ctx context.Context, email string, now time.Time) (bool, error) {
-	n, err := s.q.WakeAccount(ctx, db.WakeAccountParams{Email: email, Now: &now})
+func (s *Store) Wake(ctx context.Context, email string, now, until time.Time) (bool, error) {
+	n, err := s.q.WakeAccount(ctx, db.WakeAccountParams{Email: email, Now: &now, Until: &until})
 	return n == 1, err
 }
 
 // Awake implements broker.AccountRounds.
-func (s *Store) Awake(ctx context.Context, email string) error { return s.q.AccountAwake(ctx, email) }
+func (s *Store) Awake(ctx context.Context, email string, now, until time.Time) error {
+	return s.q.AccountAwake(ctx, db.AccountAwakeParams{Email: email, Now: &now, Until: &until})
+}
 
 // Report implements broker.AccountRounds.
 func (s *Store) Report(ctx context.Context, email, found string, e broker.Event) error {

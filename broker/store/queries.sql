@@ -356,25 +356,32 @@ RETURNING accounts.email;
 -- name: TakeAccount :one
 UPDATE accounts SET state = 'held', last_credential = COALESCE(accounts.credential_id, accounts.last_credential),
     credential_id = @credential_id, version_id = @version_id, last_used_at = @now, alive_until = @alive_until,
-    stopped_at = NULL, found = ''
+    stopped_at = NULL, found = '', awake_at = CASE WHEN chosen.state = 'available' THEN accounts.awake_at ELSE @now END
 FROM (
     SELECT a.email, a.state FROM accounts a
     WHERE a.email = ANY (@emails::text[]) AND a.credential_id IS DISTINCT FROM @credential_id
-      AND (a.state = 'available' OR a.state IN ('held', 'resting') AND a.alive_until <= @now)
+      AND (a.state = 'available' OR a.alive_until <= @now)
     ORDER BY a.state = 'available' DESC, a.last_used_at NULLS FIRST, a.email
     LIMIT 1 FOR UPDATE OF a SKIP LOCKED
 ) chosen
 WHERE accounts.email = chosen.email
   AND EXISTS (SELECT FROM versions v WHERE v.id = @version_id AND v.state = 'issuing' AND v.cause = '')
-RETURNING accounts.email, (chosen.state = 'available')::bool AS awake;
+RETURNING accounts.email, (chosen.state = 'available')::bool AS awake, accounts.awake_at;
+
+-- ProlongAccount says that what was made for a version may work for longer than was asked.
+-- name: ProlongAccount :execrows
+UPDATE accounts SET alive_until = GREATEST(alive_until, @alive_until::timestamptz)
+WHERE credential_id = @credential_id AND state = 'held';
 
 -- name: NextAccountBack :one
 SELECT min(alive_until)::timestamptz FROM accounts
-WHERE email = ANY (@emails::text[]) AND state <> 'available' HAVING min(alive_until) IS NOT NULL;
+WHERE email = ANY (@emails::text[]) AND state <> 'available' AND alive_until > @now HAVING min(alive_until) IS NOT NULL;
 
--- VacateAccount gives back what a version took for which the upstream surely made nothing.
+-- VacateAccount gives back what a version took for which the upstream surely made nothing: to nobody before a time, if
+-- there is one.
 -- name: VacateAccount :exec
-UPDATE accounts SET state = 'available', credential_id = NULL, alive_until = NULL
+UPDATE accounts SET state = CASE WHEN sqlc.narg(until)::timestamptz IS NULL THEN 'available' ELSE 'waking' END,
+    credential_id = NULL, alive_until = sqlc.narg(until)
 WHERE credential_id = @credential_id AND version_id = @version_id AND state = 'held';
 
 -- RestAccount ends a hold, unless another version of the credential needs the account.
@@ -385,12 +392,12 @@ WHERE accounts.credential_id = @credential_id AND NOT EXISTS (
       AND v.state IN ('issuing', 'active') AND v.cause IN ('', 'replaced'));
 
 -- name: AccountsOf :many
-SELECT email, state, alive_until, stopped_at, found, credential_id FROM accounts
+SELECT email, state, alive_until, stopped_at, found, credential_id, last_used_at FROM accounts
 WHERE credential_id = @credential_id OR last_credential = @credential_id::text ORDER BY email;
 
 -- AccountStates tells also which are held by a credential of which no version is alive any more.
 -- name: AccountStates :many
-SELECT a.email, a.state, a.alive_until, a.stopped_at, a.found, a.credential_id,
+SELECT a.email, a.state, a.alive_until, a.stopped_at, a.found, a.credential_id, a.last_used_at,
     (a.state = 'held' AND NOT EXISTS (
         SELECT FROM versions v WHERE v.credential_id = a.credential_id AND v.due_at IS NOT NULL))::bool AS idle
 FROM accounts a WHERE a.email = ANY (@emails::text[]) ORDER BY a.email;
@@ -403,12 +410,14 @@ WHERE accounts.email = @email AND accounts.state = 'held' AND accounts.credentia
 -- name: StoppedAccount :exec
 UPDATE accounts SET stopped_at = @now WHERE email = @email AND state = 'resting';
 
--- WakeAccount keeps an account whose rest is over to whoever enables it.
+-- WakeAccount keeps an account whose rest is over to whoever enables it, until a time.
 -- name: WakeAccount :execrows
-UPDATE accounts SET state = 'waking' WHERE email = @email AND state = 'resting' AND alive_until <= @now;
+UPDATE accounts SET state = 'waking', alive_until = @until
+WHERE email = @email AND state IN ('resting', 'waking') AND alive_until <= @now;
 
 -- name: AccountAwake :exec
-UPDATE accounts SET state = 'available', alive_until = NULL, stopped_at = NULL, found = '' WHERE email = @email AND state = 'waking';
+UPDATE accounts SET state = 'available', alive_until = NULL, stopped_at = NULL, found = '', awake_at = @now
+WHERE email = @email AND state = 'waking' AND alive_until = @until;
 
 -- name: AccountFound :exec
 UPDATE accounts SET found = @found WHERE email = @email;

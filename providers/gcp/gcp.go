@@ -19,6 +19,9 @@ import (
 const (
 	exhaustedPause  = 30 * time.Second // when nobody knows when an account comes back
 	settleAfter     = time.Minute      // how long IAM may take to show what is fresh everywhere
+	lastMoment      = 30 * time.Second // of a rest: less than any skew, so that all that was made is dead, and more than moveTimeout
+	moveTimeout     = 10 * time.Second // for enabling or disabling
+	identityStays   = 10 * time.Minute // an account may be deleted and made anew under its email
 	lookupTimeout   = 2 * time.Second
 	vacateTimeout   = 5 * time.Second
 	firstGracePause = 200 * time.Millisecond
@@ -46,7 +49,7 @@ type Provider struct {
 
 type identity struct {
 	uniqueID string
-	until    time.Time // ask again after this, if there is none
+	until    time.Time // ask again after this
 }
 
 // New makes the provider of one profile. It reads the broker's own credentials but asks Google nothing.
@@ -86,26 +89,34 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	if p.cfg.pooled() {
 		return p.mintPooled(ctx, c)
 	}
-	return p.mintOn(ctx, c, hold{email: p.cfg.ServiceAccount})
+	return p.mintOn(ctx, c, &hold{email: p.cfg.ServiceAccount})
 }
 
 // hold is the account that a mint works on.
 type hold struct {
-	email   string
-	fresh   bool // this version took it: nothing that was made for it before works any more
-	enabled bool // this mint enabled it
+	email    string
+	fresh    bool      // this version took it: nothing that was made for it before works any more
+	enabled  bool      // this mint enabled it
+	doubtful bool      // enabling it was asked, and failed or was not answered
+	settled  time.Time // when IAM surely shows everywhere what changed about it; zero: nothing did
 }
 
-func (p *Provider) mintOn(ctx context.Context, c broker.Credential, h hold) (m broker.Minted, err error) {
+// settling tells that IAM may not show everywhere yet what changed.
+func (h *hold) settling(now time.Time) bool { return now.Before(h.settled) }
+
+func (p *Provider) mintOn(ctx context.Context, c broker.Credential, h *hold) (m broker.Minted, err error) {
 	switch {
 	case p.cfg.Mode == modeKey:
-		m, err = p.mintKey(ctx, c, &h)
+		m, err = p.mintKey(ctx, c, h)
 	case p.cfg.Audience != "":
-		m, err = p.mintIDToken(ctx, c, &h)
+		m, err = p.mintIDToken(ctx, c, h)
 	default:
-		m, err = p.mintAccessToken(ctx, c, &h)
+		m, err = p.mintAccessToken(ctx, c, h)
 	}
 	if err != nil {
+		return broker.Minted{}, err
+	}
+	if err := p.endsInTime(ctx, c, m.UpstreamExpiresAt); err != nil {
 		return broker.Minted{}, err
 	}
 	m.Trace["service_account"] = h.email
@@ -118,10 +129,25 @@ func (p *Provider) mintOn(ctx context.Context, c broker.Credential, h hold) (m b
 	if len(p.cfg.Delegates) > 0 {
 		m.Trace["delegates"] = strings.Join(p.cfg.Delegates, " ")
 	}
-	if h.enabled {
-		m.Trace["usable_after"] = p.clock().UTC().Add(settleAfter).Format(time.RFC3339)
+	if h.settling(p.clock()) {
+		m.Trace[broker.TraceUsableAfter] = h.settled.UTC().Format(time.RFC3339)
 	}
 	return m, nil
+}
+
+// endsInTime refuses what lives longer than was asked for: expires_at would not be true. Nobody is handed it, and an
+// account that a task holds rests until its true end.
+func (p *Provider) endsInTime(ctx context.Context, c broker.Credential, end time.Time) error {
+	if !end.After(c.Version.ExpiresAt.Add(p.cfg.skew())) {
+		return nil
+	}
+	p.logger.ErrorContext(ctx, "Google made something that outlives its version", "version_id", c.Version.ID, "upstream_expires_at", end)
+	if p.cfg.pooled() {
+		if err := p.accounts.Prolong(ctx, c, end.Add(p.cfg.skew())); err != nil {
+			return broker.Errorf(broker.CodeUnavailable, "that an account is used for longer could not be recorded").Because(err)
+		}
+	}
+	return broker.Errorf(broker.CodeUpstreamError, "what Google made lives for longer than was asked, so it was dropped: the operator should look at the broker's clock")
 }
 
 // Revoke implements broker.Provider.
@@ -140,20 +166,20 @@ func selfExpires(c broker.Credential) broker.Revocation {
 }
 
 // uniqueID is the account's number, which its email may outlive. It is nice to have: what cannot be looked up is left out,
-// and looked up again a minute later.
+// and looked up again a minute later. What was found is believed for some minutes.
 func (p *Provider) uniqueID(ctx context.Context, email string) string {
 	now := p.clock()
 	p.mu.Lock()
 	known, ok := p.ids[email]
 	p.mu.Unlock()
-	if ok && (known.uniqueID != "" || now.Before(known.until)) {
+	if ok && now.Before(known.until) {
 		return known.uniqueID
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	found := identity{until: now.Add(time.Minute)}
 	if a, err := p.clients.admin.GetServiceAccount(ctx, &adminpb.GetServiceAccountRequest{Name: resource(email)}); err == nil && broker.ValidID(a.GetUniqueId()) {
-		found.uniqueID = a.GetUniqueId()
+		found = identity{a.GetUniqueId(), now.Add(identityStays)}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -161,14 +187,22 @@ func (p *Provider) uniqueID(ctx context.Context, email string) string {
 	return found.uniqueID
 }
 
-// enable makes an account's tokens work. It is called only by who holds the account, when nothing that was made for it
-// before would work.
-func (p *Provider) enable(ctx context.Context, id broker.VersionID, email string) error {
-	ctx, _ = watch(ctx, id)
-	return p.clients.admin.EnableServiceAccount(ctx, &adminpb.EnableServiceAccountRequest{Name: resource(email)})
+// enable makes the tokens of an account work that h's version took. Nothing that was made for it before would work.
+func (p *Provider) enable(ctx context.Context, id broker.VersionID, h *hold) error {
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	ctx, sent := watch(ctx, id)
+	if err := p.clients.admin.EnableServiceAccount(ctx, &adminpb.EnableServiceAccountRequest{Name: resource(h.email)}); err != nil {
+		h.doubtful = sent()
+		return nothing(read(err).meaning(h.email))
+	}
+	h.enabled, h.settled = true, p.clock().Add(settleAfter)
+	return nil
 }
 
 func (p *Provider) disable(ctx context.Context, id broker.VersionID, email string) error {
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
 	ctx, _ = watch(ctx, id)
 	return p.clients.admin.DisableServiceAccount(ctx, &adminpb.DisableServiceAccountRequest{Name: resource(email)})
 }
@@ -192,12 +226,13 @@ func (p *Provider) ask(ctx context.Context, c broker.Credential, h *hold, call f
 		}
 		switch {
 		case h.fresh && !h.enabled && a.disabled() && p.cfg.Mode != modeKey:
-			if err := p.enable(ctx, c.Version.ID, h.email); err != nil {
-				return nothing(read(err).meaning(h.email))
+			if err := p.enable(ctx, c.Version.ID, h); err != nil {
+				return err
 			}
-			h.enabled = true
 			continue
-		case a.code == codeNotFound, h.enabled && (a.unseen() || a.disabled()):
+		case a.code == codeNotFound:
+			h.settled = p.clock().Add(settleAfter)
+		case h.settling(p.clock()) && (a.unseen() || h.enabled && a.disabled()):
 		default:
 			return nothing(a.meaning(h.email))
 		}

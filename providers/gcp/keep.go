@@ -27,8 +27,8 @@ func (p *Provider) Keeps() string {
 	return ""
 }
 
-// Keep implements broker.Keeper. It brings each account to the state that the ledger says, and says when to look again: one that rests is disabled,
-// one whose rest is over is enabled. What somebody else changed is reported. One account's failure stops no other (P11).
+// Keep implements broker.Keeper. It brings each account to the state that the ledger says: one that rests is disabled, one
+// whose rest is over is enabled. What somebody else changed is reported. One account's failure stops no other (P11).
 func (p *Provider) Keep(ctx context.Context) (next time.Time, err error) {
 	list, err := p.accounts.Accounts(ctx, p.cfg.Accounts)
 	if err != nil {
@@ -64,27 +64,33 @@ func (p *Provider) keep(ctx context.Context, a broker.Account, now time.Time) er
 			return err
 		}
 		return p.keep(ctx, again[0], now)
-	case a.State == broker.AccountWaking:
-		return p.wake(ctx, a.Email)
-	case a.State == broker.AccountResting && !a.AliveUntil.After(now):
-		won, err := p.accounts.Wake(ctx, a.Email, now)
-		if err != nil || !won {
-			return err
-		}
-		return p.wake(ctx, a.Email)
-	case a.State == broker.AccountResting:
+	case a.State == broker.AccountResting && a.AliveUntil.After(now.Add(lastMoment)):
 		return p.keepDisabled(ctx, a, now)
-	case a.State == broker.AccountHeld:
+	case a.State == broker.AccountResting || a.State == broker.AccountWaking:
+		if a.AliveUntil.After(now) {
+			return nil // somebody enables it, or it is due so soon that a call might meet its next holder
+		}
+		return p.wake(ctx, a.Email, now)
+	case a.State == broker.AccountHeld && !now.Before(a.UsedAt.Add(settleAfter)): // before, Google may not show it enabled
 		return p.keepHeld(ctx, a)
 	}
 	return nil
 }
 
-func (p *Provider) wake(ctx context.Context, email string) error {
-	if err := p.clients.admin.EnableServiceAccount(ctx, &adminpb.EnableServiceAccountRequest{Name: resource(email)}); err != nil {
+// wake enables an account for its next holder. Should the call not be answered, it may still happen later, when that
+// one's task has ended: so the next attempt waits until it cannot.
+func (p *Provider) wake(ctx context.Context, email string, now time.Time) error {
+	until := now.Add(p.cfg.skew())
+	won, err := p.accounts.Wake(ctx, email, now, until)
+	if err != nil || !won {
+		return err
+	}
+	called, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	if err := p.clients.admin.EnableServiceAccount(called, &adminpb.EnableServiceAccountRequest{Name: resource(email)}); err != nil {
 		return read(err).meaning(email)
 	}
-	return p.accounts.Awake(ctx, email)
+	return p.accounts.Awake(ctx, email, p.clock(), until)
 }
 
 // keepDisabled sees to it that an account that rests is disabled. One that was, and is not, was enabled by somebody else:
@@ -100,7 +106,9 @@ func (p *Provider) keepDisabled(ctx context.Context, a broker.Account, now time.
 		}
 		return nil
 	}
-	if err := p.clients.admin.DisableServiceAccount(ctx, &adminpb.DisableServiceAccountRequest{Name: resource(a.Email)}); err != nil {
+	called, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	if err := p.clients.admin.DisableServiceAccount(called, &adminpb.DisableServiceAccountRequest{Name: resource(a.Email)}); err != nil {
 		return read(err).meaning(a.Email)
 	}
 	if a.StoppedAt.IsZero() { // nobody had disabled it yet

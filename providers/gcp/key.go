@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
+	"regexp"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ const (
 	keyBits   = 2048
 	keysAtOne = 10              // Google's limit for an account
 	keysPause = 5 * time.Minute // when it is full: keys of others' may end at any time
+
+	traceKeyID = "key_id"
 )
 
 // mintKey makes a key pair and has Google take its public half, in a certificate that ends with the version and bears the
@@ -55,6 +58,7 @@ func (p *Provider) mintKey(ctx context.Context, c broker.Credential, h *hold) (b
 		return broker.Minted{}, broker.Errorf(broker.CodeUnavailable, "the key could not be written down").Because(err)
 	}
 	secret := broker.NewSecret(text)
+	h.settled = p.clock().Add(settleAfter)
 	return broker.Minted{
 		Secret: broker.Bundle{
 			Type: "gcp_service_account_key", Primary: "google_application_credentials",
@@ -63,8 +67,7 @@ func (p *Provider) mintKey(ctx context.Context, c broker.Credential, h *hold) (b
 		},
 		UpstreamExpiresAt: out.GetValidBeforeTime().AsTime().UTC(), UpstreamIDs: []string{id, h.email},
 		Trace: map[string]string{
-			"key_id": id, "common_name": string(c.Version.ID),
-			"usable_after": p.clock().UTC().Add(settleAfter).Format(time.RFC3339),
+			traceKeyID: id, "common_name": string(c.Version.ID),
 		},
 	}, nil
 }
@@ -153,23 +156,19 @@ func (p *Provider) revokeKey(ctx context.Context, c broker.Credential, email str
 	return done, nil
 }
 
-// deleteKeys deletes the keys of a version: those whose certificate bears its id. found tells whether there was one.
+// deleteKeys deletes the keys of a version. found tells whether Google did: that it finds nothing to delete is no proof,
+// here as on its list.
 func (p *Provider) deleteKeys(ctx context.Context, c broker.Credential, email string) (found bool, err error) {
 	keys, err := p.userKeys(ctx, email)
 	if err != nil {
 		return false, read(err).meaning(email)
 	}
 	for _, k := range keys {
-		if !sameSecond(k.GetValidBeforeTime().AsTime(), c.Version.ExpiresAt) {
-			continue // another version's, or an operator's
+		mine, err := p.isOf(ctx, c, email, k)
+		if err != nil {
+			return false, err
 		}
-		full, err := p.clients.admin.GetServiceAccountKey(ctx, &adminpb.GetServiceAccountKeyRequest{
-			Name: k.GetName(), PublicKeyType: adminpb.ServiceAccountPublicKeyType_TYPE_X509_PEM_FILE,
-		})
-		if a := read(err); err != nil && a.code != codes.NotFound { // deleted by another attempt meanwhile
-			return false, a.meaning(email)
-		}
-		if err != nil || !bears(full.GetPublicKeyData(), c.Version.ID) {
+		if !mine {
 			continue
 		}
 		watched, _ := watch(ctx, c.Version.ID)
@@ -177,17 +176,49 @@ func (p *Provider) deleteKeys(ctx context.Context, c broker.Credential, email st
 		if a := read(err); err != nil && a.code != codes.NotFound {
 			return false, a.meaning(email)
 		}
-		found = true
+		found = found || err == nil
 	}
 	return found, nil
 }
 
-// bears tells whether a certificate was made for the version.
-func bears(certificate []byte, id broker.VersionID) bool {
+// isOf tells whether a key was made for the version: by its id, or, where its upload was not answered, by the name in its
+// certificate. A key that ends with the version and bears another's name may be it all the same: then nobody can say
+// that it is gone.
+func (p *Provider) isOf(ctx context.Context, c broker.Credential, email string, k *adminpb.ServiceAccountKey) (bool, error) {
+	if id := c.Version.Trace[traceKeyID]; id != "" {
+		return strings.HasSuffix(k.GetName(), "/keys/"+id), nil
+	}
+	full, err := p.clients.admin.GetServiceAccountKey(ctx, &adminpb.GetServiceAccountKeyRequest{
+		Name: k.GetName(), PublicKeyType: adminpb.ServiceAccountPublicKeyType_TYPE_X509_PEM_FILE,
+	})
+	switch a := read(err); {
+	case err == nil:
+	case a.code == codes.NotFound: // deleted by another attempt meanwhile, or not to be seen yet
+		return false, nil
+	default:
+		return false, a.meaning(email)
+	}
+	name, made := bears(full.GetPublicKeyData())
+	if name == string(c.Version.ID) {
+		return true, nil
+	}
+	if !made && sameSecond(k.GetValidBeforeTime().AsTime(), c.Version.ExpiresAt) {
+		return false, broker.Errorf(broker.CodeUpstreamError, "a key of %s ends with the version and does not say whose it is: the operator should look at it", email)
+	}
+	return false, nil
+}
+
+var versionName = regexp.MustCompile(`^[a-z2-7]{16}$`)
+
+// bears is the name in a certificate, and whether it is one that the broker gives.
+func bears(certificate []byte) (name string, made bool) {
 	block, _ := pem.Decode(certificate)
 	if block == nil {
-		return false
+		return "", false
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	return err == nil && cert.Subject.CommonName == string(id)
+	if err != nil {
+		return "", false
+	}
+	return cert.Subject.CommonName, versionName.MatchString(cert.Subject.CommonName)
 }

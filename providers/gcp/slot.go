@@ -26,29 +26,36 @@ func (p *Provider) mintPooled(ctx context.Context, c broker.Credential) (broker.
 	if !ok {
 		return broker.Minted{}, nothing(p.exhausted(back))
 	}
-	h := hold{email: o.Email, fresh: !o.Kept}
+	h := &hold{email: o.Email, fresh: !o.Kept}
+	if !o.AwakeAt.IsZero() {
+		h.settled = o.AwakeAt.Add(settleAfter)
+	}
 	if !o.Awake {
-		if err := p.enable(ctx, c.Version.ID, o.Email); err != nil {
-			return broker.Minted{}, p.vacated(ctx, c, nothing(read(err).meaning(o.Email)))
+		if err := p.enable(ctx, c.Version.ID, h); err != nil {
+			return broker.Minted{}, p.vacated(ctx, c, h, err)
 		}
-		h.enabled = true
 	}
 	m, err := p.mintOn(ctx, c, h)
 	if err != nil {
-		return broker.Minted{}, p.vacated(ctx, c, err)
+		return broker.Minted{}, p.vacated(ctx, c, h, err)
 	}
 	return m, nil
 }
 
-// vacated gives the account back where surely nothing was made for it. If that fails, the version is not said to be
-// nothing: then its end gives the account back.
-func (p *Provider) vacated(ctx context.Context, c broker.Credential, cause error) error {
+// vacated gives the account back where surely nothing was made for it; where it may still be enabled by a call that was
+// not answered, to nobody before that is over: it could revive the next holder's token after its end. One that cannot be
+// enabled fails no other mint meanwhile. If giving it back fails, the version is not said to be nothing: then its end does.
+func (p *Provider) vacated(ctx context.Context, c broker.Credential, h *hold, cause error) error {
 	if !isNothing(cause) {
 		return cause
 	}
+	var until time.Time
+	if h.doubtful {
+		until = p.clock().Add(p.cfg.skew())
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vacateTimeout)
 	defer cancel()
-	if err := p.accounts.Vacate(ctx, c); err != nil {
+	if err := p.accounts.Vacate(ctx, c, until); err != nil {
 		p.logger.ErrorContext(ctx, "service account not given back; its version's end does", "version_id", c.Version.ID, "error", err)
 		return broker.AsError(cause)
 	}
@@ -83,7 +90,7 @@ func (p *Provider) revokePooled(ctx context.Context, c broker.Credential) (broke
 	}
 	basis := "not_held" // it never held one: the ledger knows before Google does
 	for _, a := range list {
-		if a.State != broker.AccountResting || !a.AliveUntil.After(now) {
+		if a.State != broker.AccountResting || !a.AliveUntil.After(now.Add(lastMoment)) {
 			basis = "time_over" // nothing that was made for it works: it is somebody else's, or may be next
 			continue
 		}
@@ -95,7 +102,7 @@ func (p *Provider) revokePooled(ctx context.Context, c broker.Credential) (broke
 			return broker.Revocation{}, broker.Errorf(broker.CodeUnavailable, "that the account is disabled could not be recorded").Because(err)
 		}
 		if p.cfg.Mode == modeKey {
-			if _, err := p.deleteKeys(ctx, c, a.Email); err != nil {
+			if _, err := p.revokeKey(ctx, c, a.Email); err != nil { // it would be one of the account's ten for ever
 				return broker.Revocation{}, err
 			}
 		}

@@ -19,6 +19,7 @@ type Account struct {
 	LastUsedAt     *time.Time
 	AliveUntil     *time.Time
 	StoppedAt      *time.Time
+	AwakeAt        *time.Time
 	Found          string
 }
 

@@ -11,11 +11,18 @@ import (
 )
 
 const AccountAwake = `-- name: AccountAwake :exec
-UPDATE accounts SET state = 'available', alive_until = NULL, stopped_at = NULL, found = '' WHERE email = $1 AND state = 'waking'
+UPDATE accounts SET state = 'available', alive_until = NULL, stopped_at = NULL, found = '', awake_at = $1
+WHERE email = $2 AND state = 'waking' AND alive_until = $3
 `
 
-func (q *Queries) AccountAwake(ctx context.Context, email string) error {
-	_, err := q.db.Exec(ctx, AccountAwake, email)
+type AccountAwakeParams struct {
+	Now   *time.Time
+	Email string
+	Until *time.Time
+}
+
+func (q *Queries) AccountAwake(ctx context.Context, arg AccountAwakeParams) error {
+	_, err := q.db.Exec(ctx, AccountAwake, arg.Now, arg.Email, arg.Until)
 	return err
 }
 
@@ -34,7 +41,7 @@ func (q *Queries) AccountFound(ctx context.Context, arg AccountFoundParams) erro
 }
 
 const AccountStates = `-- name: AccountStates :many
-SELECT a.email, a.state, a.alive_until, a.stopped_at, a.found, a.credential_id,
+SELECT a.email, a.state, a.alive_until, a.stopped_at, a.found, a.credential_id, a.last_used_at,
     (a.state = 'held' AND NOT EXISTS (
         SELECT FROM versions v WHERE v.credential_id = a.credential_id AND v.due_at IS NOT NULL))::bool AS idle
 FROM accounts a WHERE a.email = ANY ($1::text[]) ORDER BY a.email
@@ -47,6 +54,7 @@ type AccountStatesRow struct {
 	StoppedAt    *time.Time
 	Found        string
 	CredentialID *string
+	LastUsedAt   *time.Time
 	Idle         bool
 }
 
@@ -67,6 +75,7 @@ func (q *Queries) AccountStates(ctx context.Context, emails []string) ([]Account
 			&i.StoppedAt,
 			&i.Found,
 			&i.CredentialID,
+			&i.LastUsedAt,
 			&i.Idle,
 		); err != nil {
 			return nil, err
@@ -80,7 +89,7 @@ func (q *Queries) AccountStates(ctx context.Context, emails []string) ([]Account
 }
 
 const AccountsOf = `-- name: AccountsOf :many
-SELECT email, state, alive_until, stopped_at, found, credential_id FROM accounts
+SELECT email, state, alive_until, stopped_at, found, credential_id, last_used_at FROM accounts
 WHERE credential_id = $1 OR last_credential = $1::text ORDER BY email
 `
 
@@ -91,6 +100,7 @@ type AccountsOfRow struct {
 	StoppedAt    *time.Time
 	Found        string
 	CredentialID *string
+	LastUsedAt   *time.Time
 }
 
 func (q *Queries) AccountsOf(ctx context.Context, credentialID *string) ([]AccountsOfRow, error) {
@@ -109,6 +119,7 @@ func (q *Queries) AccountsOf(ctx context.Context, credentialID *string) ([]Accou
 			&i.StoppedAt,
 			&i.Found,
 			&i.CredentialID,
+			&i.LastUsedAt,
 		); err != nil {
 			return nil, err
 		}
@@ -1578,11 +1589,16 @@ func (q *Queries) MoveVersion(ctx context.Context, arg MoveVersionParams) error 
 
 const NextAccountBack = `-- name: NextAccountBack :one
 SELECT min(alive_until)::timestamptz FROM accounts
-WHERE email = ANY ($1::text[]) AND state <> 'available' HAVING min(alive_until) IS NOT NULL
+WHERE email = ANY ($1::text[]) AND state <> 'available' AND alive_until > $2 HAVING min(alive_until) IS NOT NULL
 `
 
-func (q *Queries) NextAccountBack(ctx context.Context, emails []string) (time.Time, error) {
-	row := q.db.QueryRow(ctx, NextAccountBack, emails)
+type NextAccountBackParams struct {
+	Emails []string
+	Now    *time.Time
+}
+
+func (q *Queries) NextAccountBack(ctx context.Context, arg NextAccountBackParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, NextAccountBack, arg.Emails, arg.Now)
 	var column_1 time.Time
 	err := row.Scan(&column_1)
 	return column_1, err
@@ -1618,6 +1634,25 @@ func (q *Queries) ParentOf(ctx context.Context, arg ParentOfParams) (ParentOfRow
 	var i ParentOfRow
 	err := row.Scan(&i.ParentID, &i.EndedAt)
 	return i, err
+}
+
+const ProlongAccount = `-- name: ProlongAccount :execrows
+UPDATE accounts SET alive_until = GREATEST(alive_until, $1::timestamptz)
+WHERE credential_id = $2 AND state = 'held'
+`
+
+type ProlongAccountParams struct {
+	AliveUntil   time.Time
+	CredentialID *string
+}
+
+// ProlongAccount says that what was made for a version may work for longer than was asked.
+func (q *Queries) ProlongAccount(ctx context.Context, arg ProlongAccountParams) (int64, error) {
+	result, err := q.db.Exec(ctx, ProlongAccount, arg.AliveUntil, arg.CredentialID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const QuarantineSlot = `-- name: QuarantineSlot :exec
@@ -1810,17 +1845,17 @@ func (q *Queries) SucceedVersion(ctx context.Context, arg SucceedVersionParams) 
 const TakeAccount = `-- name: TakeAccount :one
 UPDATE accounts SET state = 'held', last_credential = COALESCE(accounts.credential_id, accounts.last_credential),
     credential_id = $1, version_id = $2, last_used_at = $3, alive_until = $4,
-    stopped_at = NULL, found = ''
+    stopped_at = NULL, found = '', awake_at = CASE WHEN chosen.state = 'available' THEN accounts.awake_at ELSE $3 END
 FROM (
     SELECT a.email, a.state FROM accounts a
     WHERE a.email = ANY ($5::text[]) AND a.credential_id IS DISTINCT FROM $1
-      AND (a.state = 'available' OR a.state IN ('held', 'resting') AND a.alive_until <= $3)
+      AND (a.state = 'available' OR a.alive_until <= $3)
     ORDER BY a.state = 'available' DESC, a.last_used_at NULLS FIRST, a.email
     LIMIT 1 FOR UPDATE OF a SKIP LOCKED
 ) chosen
 WHERE accounts.email = chosen.email
   AND EXISTS (SELECT FROM versions v WHERE v.id = $2 AND v.state = 'issuing' AND v.cause = '')
-RETURNING accounts.email, (chosen.state = 'available')::bool AS awake
+RETURNING accounts.email, (chosen.state = 'available')::bool AS awake, accounts.awake_at
 `
 
 type TakeAccountParams struct {
@@ -1832,8 +1867,9 @@ type TakeAccountParams struct {
 }
 
 type TakeAccountRow struct {
-	Email string
-	Awake bool
+	Email   string
+	Awake   bool
+	AwakeAt *time.Time
 }
 
 // TakeAccount gives an account that is free, or of which nothing that was ever made works any more: whoever held it then
@@ -1847,7 +1883,7 @@ func (q *Queries) TakeAccount(ctx context.Context, arg TakeAccountParams) (TakeA
 		arg.Emails,
 	)
 	var i TakeAccountRow
-	err := row.Scan(&i.Email, &i.Awake)
+	err := row.Scan(&i.Email, &i.Awake, &i.AwakeAt)
 	return i, err
 }
 
@@ -2013,18 +2049,21 @@ func (q *Queries) UseTicket(ctx context.Context, arg UseTicketParams) error {
 }
 
 const VacateAccount = `-- name: VacateAccount :exec
-UPDATE accounts SET state = 'available', credential_id = NULL, alive_until = NULL
-WHERE credential_id = $1 AND version_id = $2 AND state = 'held'
+UPDATE accounts SET state = CASE WHEN $1::timestamptz IS NULL THEN 'available' ELSE 'waking' END,
+    credential_id = NULL, alive_until = $1
+WHERE credential_id = $2 AND version_id = $3 AND state = 'held'
 `
 
 type VacateAccountParams struct {
+	Until        *time.Time
 	CredentialID *string
 	VersionID    *string
 }
 
-// VacateAccount gives back what a version took for which the upstream surely made nothing.
+// VacateAccount gives back what a version took for which the upstream surely made nothing: to nobody before a time, if
+// there is one.
 func (q *Queries) VacateAccount(ctx context.Context, arg VacateAccountParams) error {
-	_, err := q.db.Exec(ctx, VacateAccount, arg.CredentialID, arg.VersionID)
+	_, err := q.db.Exec(ctx, VacateAccount, arg.Until, arg.CredentialID, arg.VersionID)
 	return err
 }
 
@@ -2038,17 +2077,19 @@ func (q *Queries) VoidTicket(ctx context.Context, versionID string) error {
 }
 
 const WakeAccount = `-- name: WakeAccount :execrows
-UPDATE accounts SET state = 'waking' WHERE email = $1 AND state = 'resting' AND alive_until <= $2
+UPDATE accounts SET state = 'waking', alive_until = $1
+WHERE email = $2 AND state IN ('resting', 'waking') AND alive_until <= $3
 `
 
 type WakeAccountParams struct {
+	Until *time.Time
 	Email string
 	Now   *time.Time
 }
 
-// WakeAccount keeps an account whose rest is over to whoever enables it.
+// WakeAccount keeps an account whose rest is over to whoever enables it, until a time.
 func (q *Queries) WakeAccount(ctx context.Context, arg WakeAccountParams) (int64, error) {
-	result, err := q.db.Exec(ctx, WakeAccount, arg.Email, arg.Now)
+	result, err := q.db.Exec(ctx, WakeAccount, arg.Until, arg.Email, arg.Now)
 	if err != nil {
 		return 0, err
 	}

@@ -115,7 +115,7 @@ func (s *Server) issue(t token, lifetime time.Duration) (value string, made *tok
 	t.id = s.tokenSeq
 	t.issued = s.cfg.Now()
 	if t.expires.IsZero() {
-		t.expires = t.issued.Truncate(time.Second).Add(lifetime)
+		t.expires = t.issued.Truncate(time.Second).Add(lifetime + s.cfg.Overlong)
 	}
 	value = "ya29.c." + randomHex(48)
 	s.tokens[value] = &t

@@ -38,6 +38,8 @@ const (
 	Hang
 	// SlowReply does the work, waits Delay of real time, then answers.
 	SlowReply
+	// NotSeen answers NOT_FOUND (HTTP: 404) for what is there: IAM is eventually consistent.
+	NotSeen
 )
 
 // RetryDelay is what an Exhausted answer's RetryInfo says.
@@ -45,7 +47,7 @@ const RetryDelay = 7 * time.Second
 
 // String names the kind.
 func (k FaultKind) String() string {
-	names := [...]string{"", "Unavailable", "Internal", "Exhausted", "Denied", "DropReply", "Hang", "SlowReply"}
+	names := [...]string{"", "Unavailable", "Internal", "Exhausted", "Denied", "DropReply", "Hang", "SlowReply", "NotSeen"}
 	if k < 1 || int(k) >= len(names) {
 		return fmt.Sprintf("FaultKind(%d)", int(k))
 	}
@@ -78,7 +80,7 @@ type faults struct {
 
 // Inject queues a fault. It panics on a kind that does not exist: only tests call it.
 func (s *Server) Inject(f Fault) {
-	if f.Kind < Unavailable || f.Kind > SlowReply {
+	if f.Kind < Unavailable || f.Kind > NotSeen {
 		panic("sandbox gcp: no such fault: " + f.Kind.String())
 	}
 	if f.Times == 0 {
@@ -196,6 +198,8 @@ func (f Fault) refusal() error {
 		return refuse(codes.Unavailable, or("The service is currently unavailable."))
 	case Internal:
 		return refuse(codes.Internal, or("Internal error encountered."))
+	case NotSeen:
+		return refuse(codes.NotFound, or("Not found."))
 	case Exhausted:
 		return refuse(codes.ResourceExhausted, or("Quota exceeded for quota metric 'Generate credential requests'."),
 			&errdetails.ErrorInfo{Reason: "RATE_LIMIT_EXCEEDED", Domain: "googleapis.com", Metadata: map[string]string{"service": "iamcredentials.googleapis.com"}},
@@ -245,6 +249,8 @@ func (f Fault) refuseHTTP(w http.ResponseWriter, method string) {
 		w.Header().Set("Retry-After", fmt.Sprint(int(RetryDelay.Seconds())))
 	case Denied:
 		status, reason = http.StatusForbidden, "forbidden"
+	case NotSeen:
+		status, reason = http.StatusNotFound, "notFound"
 	}
 	message := f.Message
 	if message == "" {

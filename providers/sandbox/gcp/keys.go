@@ -2,12 +2,15 @@ package gcp
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1" //nolint:gosec // a key's id is 40 hex digits, and no secret
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
 	"maps"
+	"math/big"
 	"slices"
 	"time"
 
@@ -45,8 +48,27 @@ func (s *Server) addKey(a *account, data []byte) (*key, error) {
 		return nil, refuse(codes.AlreadyExists, "The key already exists.")
 	}
 	k := &key{id: id, account: a, public: public, certificate: cert, pem: bytes.Clone(data), hidden: s.newHiding()}
+	if s.cfg.Recertify {
+		if k.pem, err = s.recertify(k); err != nil {
+			return nil, refuse(codes.Internal, "signing failed")
+		}
+	}
 	a.keys[id] = k
 	return k, nil
+}
+
+// recertify shows a key in a certificate that names the account, signed by the server.
+func (s *Server) recertify(k *key) ([]byte, error) {
+	signer, err := s.signing()
+	if err != nil {
+		return nil, err
+	}
+	own := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: k.account.uniqueID},
+		NotBefore: k.certificate.NotBefore, NotAfter: k.certificate.NotAfter,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, own, own, k.public, signer)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), err
 }
 
 func (s *Server) tooManyKeys() error {
@@ -62,7 +84,7 @@ func (s *Server) describeKey(k *key) *adminpb.ServiceAccountKey {
 		Name:            "projects/" + s.cfg.Project + "/serviceAccounts/" + k.account.email + "/keys/" + k.id,
 		KeyAlgorithm:    adminpb.ServiceAccountKeyAlgorithm_KEY_ALG_RSA_2048,
 		ValidAfterTime:  timestamppb.New(k.certificate.NotBefore),
-		ValidBeforeTime: timestamppb.New(k.certificate.NotAfter),
+		ValidBeforeTime: timestamppb.New(k.certificate.NotAfter.Add(s.cfg.Overlong)),
 		KeyOrigin:       adminpb.ServiceAccountKeyOrigin_USER_PROVIDED,
 		KeyType:         adminpb.ListServiceAccountKeysRequest_USER_MANAGED,
 	}

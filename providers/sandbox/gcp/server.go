@@ -39,6 +39,10 @@ type Config struct {
 	// KeysExhausted answers an eleventh key with RESOURCE_EXHAUSTED and a RetryInfo of a
 	// day, in place of FAILED_PRECONDITION.
 	KeysExhausted bool
+	// Overlong is how much longer than asked tokens and keys live.
+	Overlong time.Duration
+	// Recertify shows keys in certificates of the server's own, in place of the uploaded.
+	Recertify bool
 	// Now is the server's clock. Zero: time.Now.
 	Now func() time.Time
 }
