@@ -280,7 +280,10 @@ type Credential struct {
 
 	// UpstreamExpiresAt The upstream's own end; the credential is dead at expires_at all the same.
 	UpstreamExpiresAt time.Time `json:"upstream_expires_at,omitempty,omitzero"`
-	Version           int       `json:"version"`
+
+	// UsableAfter Its upstream may not know it before. Absent: at once.
+	UsableAfter time.Time `json:"usable_after,omitempty,omitzero"`
+	Version     int       `json:"version"`
 }
 
 // CredentialPage defines model for CredentialPage.
@@ -403,7 +406,10 @@ type IssuedCredential struct {
 
 	// UpstreamExpiresAt The upstream's own end; the credential is dead at expires_at all the same.
 	UpstreamExpiresAt time.Time `json:"upstream_expires_at,omitempty,omitzero"`
-	Version           int       `json:"version"`
+
+	// UsableAfter Its upstream may not know it before. Absent: at once.
+	UsableAfter time.Time `json:"usable_after,omitempty,omitzero"`
+	Version     int       `json:"version"`
 }
 
 // IssuedCredentials defines model for IssuedCredentials.

@@ -56,12 +56,12 @@ func (r *rig) withGoogle() *google {
 	return r.settings.Google
 }
 
-// A replica is killed at each point of a mint and of a revocation at Google. The next one brings accounts, tokens and keys
+// A replica is killed at each point of a version's life at Google. The next one brings accounts, tokens and keys
 // to what the ledger says.
 func TestGoogleKilledAndRestarted(t *testing.T) {
 	t.Parallel()
 	for _, profile := range []string{"impersonate", "slot", "key", "own-key"} {
-		for _, point := range []string{"after_intent", "after_reply", "after_outcome", "after_revoke_asked", "after_revoke_reply"} {
+		for _, point := range killPoints {
 			if testing.Short() && (profile != "slot" || point != "after_reply" && point != "after_revoke_asked") {
 				continue
 			}
@@ -74,10 +74,7 @@ func TestGoogleKilledAndRestarted(t *testing.T) {
 				if profile == "impersonate" {
 					ask.TTLSeconds = 10 // nothing can end it sooner
 				}
-				victim.issue(ask, "")
-				if id := r.book.take(1, "revoke", true); id != "" {
-					victim.revoke(id)
-				}
+				r.walkTo(victim, point, ask)
 				victim.awaitKilled()
 				next := r.start("")
 				// Minutes pass: a fresh key that is not on the list is then surely not there.
@@ -91,6 +88,27 @@ func TestGoogleKilledAndRestarted(t *testing.T) {
 				r.googleHolds(g)
 			})
 		}
+	}
+}
+
+// walkTo makes the calls that lead a victim to the point at which it dies.
+func (r *rig) walkTo(victim *replica, point string, ask client.IssueRequest) {
+	r.t.Helper()
+	if strings.HasPrefix(point, "after_redeem") {
+		byTicket := ask
+		byTicket.Delivery = client.IssueRequestDeliveryTicket
+		victim.issue(byTicket, "")
+		victim.redeem(r.book.takeTicket())
+		return
+	}
+	victim.issue(ask, "")
+	switch {
+	case strings.HasPrefix(point, "after_refresh"):
+		victim.refresh(r.book.take(1, "refresh", false), "")
+	case point == "after_task_ended":
+		victim.endTask(ask.TaskID)
+	case strings.HasPrefix(point, "after_revoke"):
+		victim.revoke(r.book.take(1, "revoke", true))
 	}
 }
 
