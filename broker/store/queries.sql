@@ -371,7 +371,7 @@ RETURNING accounts.email, (chosen.state = 'available')::bool AS awake, accounts.
 -- ProlongAccount says that what was made for a version may work for longer than was asked.
 -- name: ProlongAccount :execrows
 UPDATE accounts SET alive_until = GREATEST(alive_until, @alive_until::timestamptz)
-WHERE credential_id = @credential_id AND state = 'held';
+WHERE credential_id = @credential_id OR last_credential = @credential_id::text AND state = 'resting';
 
 -- name: NextAccountBack :one
 SELECT min(alive_until)::timestamptz FROM accounts

@@ -1638,7 +1638,7 @@ func (q *Queries) ParentOf(ctx context.Context, arg ParentOfParams) (ParentOfRow
 
 const ProlongAccount = `-- name: ProlongAccount :execrows
 UPDATE accounts SET alive_until = GREATEST(alive_until, $1::timestamptz)
-WHERE credential_id = $2 AND state = 'held'
+WHERE credential_id = $2 OR last_credential = $2::text AND state = 'resting'
 `
 
 type ProlongAccountParams struct {

@@ -82,6 +82,7 @@ func TestGoogleKilledAndRestarted(t *testing.T) {
 				r.settle()
 				r.googleHolds(g)
 				// What was let go is taken by nobody before its time, and the other account serves.
+				ask.TaskID = "task-2" // the first may have ended
 				r.eventually("something is issued afterwards", func() bool { // making a key takes its time on a busy machine
 					return next.issue(ask, "").ok()
 				})
