@@ -103,9 +103,20 @@ var shapes = map[string]broker.Event{
 	"task.ended": {
 		ID: "evt_1", At: at, Type: broker.EventTaskEnded, Caller: caller(), TaskID: "research-1", ParentTask: "research", Reason: "done",
 	},
-	"upstream.edited":  upstream(broker.EventUpstreamEdited, map[string]string{"policy": "taskpass-revoked"}),
-	"upstream.filling": upstream(broker.EventUpstreamFilling, map[string]string{"used_characters": "7168", "room_characters": "10240"}),
-	"upstream.cut_off": upstream(broker.EventUpstreamCutOff, map[string]string{"issued_before": "2026-03-03T10:00:00Z"}),
+	"credential.rotated":  about(broker.EventRotated, sweeper(), broker.StateActive, minted),
+	"credential.reported": about(broker.EventReported, agent(), "", func(e *broker.Event) { e.Code = broker.CodeUpstreamRefused }),
+	"key.added":           key(broker.EventKeyAdded, nil),
+	"key.rotating":        key(broker.EventKeyRotating, nil),
+	"key.rotated": key(broker.EventKeyRotated, func(e *broker.Event) {
+		e.Trace["outcome"], e.Trace["holders"], e.Trace["moved"] = "moved", "40", "40"
+	}),
+	"key.rotation_aborted": key(broker.EventKeyAborted, nil),
+	"key.quarantined":      key(broker.EventKeyQuarantined, func(e *broker.Event) { e.Reason = "3 refusals in a row" }),
+	"key.freed":            key(broker.EventKeyFreed, nil),
+	"key.retired":          key(broker.EventKeyRetired, nil),
+	"upstream.edited":      upstream(broker.EventUpstreamEdited, map[string]string{"policy": "taskpass-revoked"}),
+	"upstream.filling":     upstream(broker.EventUpstreamFilling, map[string]string{"used_characters": "7168", "room_characters": "10240"}),
+	"upstream.cut_off":     upstream(broker.EventUpstreamCutOff, map[string]string{"issued_before": "2026-03-03T10:00:00Z"}),
 	"token.created": {
 		ID: "evt_1", At: at, Type: broker.EventTokenCreated, Caller: broker.Caller{Name: "cli:root", Role: broker.RoleOperator, Auth: "database"},
 		TTL: 90 * 24 * time.Hour, ExpiresAt: end, Trace: map[string]string{"token_id": "tok_1", "caller": "orch", "role": "orchestrator"},
@@ -123,6 +134,16 @@ var shapes = map[string]broker.Event{
 		Trace: map[string]string{"task_id": "research-1", "type": "credential.issued"},
 	},
 	"least": {ID: "evt_1", At: at, Type: "x"},
+}
+
+// key is an event about a key of a pool.
+func key(t broker.EventType, more func(*broker.Event)) broker.Event {
+	e := broker.NewKeyEvent(t, broker.Caller{Name: "ops", Role: broker.RoleOperator, Auth: "token:tok_3"}, at, "models", "key-1", bytes.Repeat([]byte{2}, 32))
+	e.ID = "evt_1"
+	if more != nil {
+		more(&e)
+	}
+	return e
 }
 
 // upstream is a finding about a role.

@@ -63,6 +63,9 @@ const (
 	useWatch   use = "watch a credential"
 	useRevoke  use = "revoke a credential"
 	useEnd     use = "end a task"
+	useReport  use = "report what an upstream answered"
+	useKeys    use = "look at the keys of pools"
+	useKeep    use = "manage the keys of pools"
 )
 
 // may is the whole of who may do what, before any profile's rules.
@@ -75,6 +78,9 @@ var may = map[use][]Role{
 	useWatch:   {RoleOrchestrator, RoleAgent, RoleAuditor, RoleOperator},
 	useRevoke:  {RoleOrchestrator, RoleOperator},
 	useEnd:     {RoleOrchestrator, RoleAgent, RoleOperator},
+	useReport:  {RoleOrchestrator, RoleAgent},
+	useKeys:    {RoleAuditor, RoleOperator},
+	useKeep:    {RoleOperator},
 }
 
 func (c Caller) mayUse(u use) error {

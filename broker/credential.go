@@ -18,6 +18,7 @@ type Credential struct {
 	Metadata  map[string]string
 	TTL       time.Duration
 	CreatedAt time.Time
+	Strikes   int       // refusals in a row that its holder reported
 	HardEnd   time.Time // no version outlives it; zero: unknown, so no version may follow
 	Version   Version   // the one spoken of: the current one, unless said otherwise
 }
@@ -33,6 +34,8 @@ type Version struct {
 	// UpstreamExpiresAt is the upstream's own end; zero if the upstream knows none.
 	UpstreamExpiresAt time.Time
 	Unclaimed         bool   // its ticket is not redeemed: the upstream was not asked
+	Succeed           bool   // its successor is to be minted though nobody asked: its key is being rotated
+	Ungiven           bool   // minted though nobody asked, and not yet resolved by its holder
 	SelfExpires       bool   // the upstream ends it by ExpiresAt without the broker
 	Upstream          string // where it lives: a role's ARN, a pool
 	UpstreamIDs       []string

@@ -18,6 +18,15 @@ const (
 	EventStuck           EventType = "credential.stuck"            // attempts spent; an operator is needed
 	EventRefreshed       EventType = "credential.refreshed"        // the next version is active; the one before stays for the overlap
 	EventResolved        EventType = "credential.resolved"         // its secret was given to its holder again
+	EventRotated         EventType = "credential.rotated"          // its key has another value; the next version has it
+	EventReported        EventType = "credential.reported"         // its holder says what the upstream answered
+	EventKeyAdded        EventType = "key.added"                   // to a pool, by an operator
+	EventKeyRotating     EventType = "key.rotating"                // its value has changed, and its holders move
+	EventKeyRotated      EventType = "key.rotated"                 // every holder has moved, or the deadline has come
+	EventKeyAborted      EventType = "key.rotation_aborted"        // it has its value of before again
+	EventKeyQuarantined  EventType = "key.quarantined"             // not handed out until its value has changed
+	EventKeyFreed        EventType = "key.freed"                   // out of quarantine, by an operator
+	EventKeyRetired      EventType = "key.retired"                 // never handed out again; or its old value is refused by the vendor
 	EventTicketCreated   EventType = "ticket.created"              // on the ledger; the upstream is asked when it is redeemed
 	EventTicketRedeemed  EventType = "ticket.redeemed"             // by whoever held it; the upstream not yet asked
 	EventTicketReused    EventType = "ticket.reused"               // a second redemption: somebody has what is not theirs

@@ -26,6 +26,9 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 		if err != nil {
 			return Issued{}, err
 		}
+		if c.Strikes >= maxStrikes {
+			return Issued{Credential: c}, halted()
+		}
 		if key != "" {
 			if want, err = newRequestKey(caller, key, []any{"refresh", id, seen}, b.now()); err != nil {
 				return Issued{}, err
@@ -95,6 +98,9 @@ func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, kn
 	now := b.now()
 	if c.Version.State != StateActive || c.Version.Cause == CauseCutOff || !now.Before(c.Version.ExpiresAt) {
 		return Resolved{}, ended(c)
+	}
+	if c.Strikes >= maxStrikes {
+		return Resolved{}, halted()
 	}
 	r := Resolved{Issued: Issued{Credential: c}, CacheFor: min(maxCache, c.Version.ExpiresAt.Sub(now)/10)}
 	if known == c.Version.Number {

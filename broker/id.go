@@ -38,6 +38,9 @@ func NewTokenID() string { return "tok_" + newSortable() }
 // NewTaskTokenID makes the public id of a task's token.
 func NewTaskTokenID() string { return "ttk_" + newSortable() }
 
+// NewRotationID makes the id of a key's rotation.
+func NewRotationID() string { return "rot_" + newSortable() }
+
 func newSortable() string {
 	u := uuid.Must(uuid.NewV7()) // fails only if the system's random source does, and that one panics by itself
 	return lower(sortable.EncodeToString(u[:]))

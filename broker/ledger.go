@@ -24,6 +24,7 @@ type Ledger interface {
 	Tasks
 	Tickets
 	Upkeeps
+	Keys
 }
 
 // Intent is what is written before any upstream is asked, in one transaction.
@@ -61,6 +62,13 @@ type Versions interface {
 	// Forbid keeps a credential that may still be refreshed though its versions have ended from getting another one, and
 	// writes the event: ErrMoved if there is nothing to forbid.
 	Forbid(ctx context.Context, id CredentialID, e Event) error
+
+	// Give says that the holder has a version that was minted though nobody asked, and writes the event.
+	Give(ctx context.Context, id VersionID, e Event) error
+
+	// Strike counts a version that its holder reported as refused, once, in a row, writes the event, and answers the count.
+	// With pardon the row begins anew.
+	Strike(ctx context.Context, id CredentialID, number int, pardon bool, events ...Event) (int, error)
 
 	// Record writes events that change no state.
 	Record(ctx context.Context, events ...Event) error
@@ -182,31 +190,6 @@ type Limits struct {
 
 // DefaultLimits are far above what a healthy fleet of a hundred agents holds.
 var DefaultLimits = Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000}
-
-// KeyChoice is one key that a pool may hand out now.
-type KeyChoice struct {
-	Name        string
-	Fingerprint []byte // SHA-256 of its present value
-}
-
-// Slots keeps which credential holds which key of a pool. One holder a key is a constraint of the database, by name and by
-// fingerprint: the same key under two names is still one key. A credential's versions share its key.
-type Slots interface {
-	// Take gives the credential a key: the one it holds already, else its agent's last one if free, else the least
-	// recently used. A quarantined key is free again once its fingerprint has changed. When none is free it says when
-	// the next is due back (zero: unknown).
-	Take(ctx context.Context, pool string, c Credential, keys []KeyChoice, now time.Time) (name string, ok bool, dueBack time.Time, err error)
-
-	// Held finds the credential's key and the fingerprint it had when taken; ok is false when it holds none.
-	Held(ctx context.Context, id CredentialID) (key KeyChoice, ok bool, err error)
-
-	// Release frees the key, unless another version of the credential still needs it: one that is good, or one that was
-	// revoked and has the key's present value, of which the fingerprint is given. Holding none is success.
-	Release(ctx context.Context, c Credential, present []byte, now time.Time) error
-
-	// Quarantine keeps the credential's key from being handed out until its value changes.
-	Quarantine(ctx context.Context, id CredentialID) error
-}
 
 // Denials is what a provider needs that keeps a list of refused versions upstream, written whole each time.
 type Denials interface {

@@ -205,6 +205,9 @@ func (b *Broker) open(ctx context.Context, caller Caller, c Credential) (Issued,
 	}
 	e := eventOf(EventResolved, caller, b.now(), c)
 	e.State = "" // it changes none, and by now it may be another
+	if c.Version.Ungiven {
+		return Issued{Credential: c, Secret: bundle}, b.Ledger.Give(ctx, c.Version.ID, e)
+	}
 	return Issued{Credential: c, Secret: bundle}, b.Ledger.Record(ctx, e)
 }
 
@@ -213,6 +216,11 @@ const maxAlive = 16
 
 // next writes the intent of the version after c's, with what is left of the credential's life.
 func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *RequestKey, token *NewTaskToken) (Credential, error) {
+	return b.nextUntil(ctx, caller, c, key, token, time.Time{})
+}
+
+// nextUntil is next, for a version that nobody asked for where an end is given: its holder does not have it yet.
+func (b *Broker) nextUntil(ctx context.Context, caller Caller, c Credential, key *RequestKey, token *NewTaskToken, end time.Time) (Credential, error) {
 	r := Request{TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Scopes: c.Scopes}
 	alive, err := b.Ledger.Alive(ctx, c.ID)
 	if err != nil {
@@ -233,11 +241,17 @@ func (b *Broker) next(ctx context.Context, caller Caller, c Credential, key *Req
 	if err != nil {
 		return c, b.refuse(ctx, caller, r, AsError(err))
 	}
-	if left := c.HardEnd.Sub(b.now()); left < p.MinTTL || left <= 0 {
+	if left := c.HardEnd.Sub(b.now()); end.IsZero() && left < p.MinTTL || left <= 0 {
 		e := Errorf(CodeCredentialEnded, "the credential has reached the end of its life, which no refresh outlives; issue a new one")
 		return c, b.refuse(ctx, caller, r, e)
 	}
 	c.Version = b.newVersion(c, p, c.Version.Number+1, grant.TTL)
+	if !end.IsZero() {
+		c.Version.Ungiven = true
+		if end.Before(c.Version.ExpiresAt) {
+			c.Version.ExpiresAt = end
+		}
+	}
 	err = b.Ledger.Next(ctx, c, key, token, eventOf(EventIntended, caller, c.Version.IssuedAt, c))
 	if errors.Is(err, ErrTaskEnded) {
 		if now, findErr := b.Ledger.Credential(ctx, c.ID); findErr == nil && now.Version.Cause == CauseRevoked {

@@ -26,8 +26,15 @@ func (b *Broker) Run(ctx context.Context) {
 	defer wg.Wait()
 	var busy sync.Map // provider → struct{}: one goroutine each
 	var keeping atomic.Bool
+	watching := map[Watcher]context.CancelFunc{}
+	defer func() {
+		for _, cancel := range watching {
+			cancel()
+		}
+	}()
 	var tidied time.Time
 	for {
+		b.watch(ctx, &wg, watching)
 		if err := b.sweepTasks(ctx); err != nil && ctx.Err() == nil {
 			b.Logger.ErrorContext(ctx, "cannot end tasks", "error", err)
 		}
@@ -142,6 +149,9 @@ func (b *Broker) settle(ctx context.Context, c Credential) error {
 	}
 	if v.SelfExpires && !now.Before(v.ExpiresAt) {
 		return b.expire(ctx, c)
+	}
+	if v.State == StateActive && v.Succeed && v.Cause == CauseNone && now.Before(v.ExpiresAt) {
+		return b.succeed(ctx, c)
 	}
 	switch v.State {
 	case StateActive, StateLost:

@@ -19,6 +19,36 @@ type Keeper interface {
 	Keep(ctx context.Context) (next time.Time, err error)
 }
 
+// Watcher is a Keeper that can learn of changes before it is due.
+type Watcher interface {
+	Keeper
+	// Watch runs until ctx ends, and has what changes looked at.
+	Watch(ctx context.Context)
+}
+
+// watch keeps one goroutine for each Watcher in force; it ends those that no profile has any more.
+func (b *Broker) watch(ctx context.Context, wg *sync.WaitGroup, running map[Watcher]context.CancelFunc) {
+	inForce := map[Watcher]bool{}
+	for _, p := range *b.profiles.Load() {
+		w, ok := p.Upstream.(Watcher)
+		if !ok {
+			continue
+		}
+		inForce[w] = true
+		if running[w] == nil {
+			watching, cancel := context.WithCancel(ctx)
+			running[w] = cancel
+			wg.Go(func() { w.Watch(watching) })
+		}
+	}
+	for w, cancel := range running {
+		if !inForce[w] {
+			cancel()
+			delete(running, w)
+		}
+	}
+}
+
 // Upkeep is what a Keeper needs of storage: its own notes on what it keeps, and turns.
 type Upkeep interface {
 	// Locked runs fn while no other process runs one for the same upstream. It holds no transaction open.
@@ -55,6 +85,9 @@ const upkeepRetry = 30 * time.Second
 func NewFinding(t EventType, at time.Time, provider, upstream string, trace map[string]string) Event {
 	return Event{ID: NewEventID(), At: at.UTC(), Type: t, Caller: sweeper, Provider: provider, Upstream: upstream, Trace: trace}
 }
+
+// Sweeper is the broker itself as a caller: who acts when nobody asked.
+func Sweeper() Caller { return sweeper }
 
 // sweepUpkeep gives each Keeper that is due its turn.
 func (b *Broker) sweepUpkeep(ctx context.Context) error {

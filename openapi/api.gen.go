@@ -17,6 +17,27 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AdviceAction.
+const (
+	Halt    AdviceAction = "halt"
+	Refresh AdviceAction = "refresh"
+	Retry   AdviceAction = "retry"
+)
+
+// Valid indicates whether the value is a known member of the AdviceAction enum.
+func (e AdviceAction) Valid() bool {
+	switch e {
+	case Halt:
+		return true
+	case Refresh:
+		return true
+	case Retry:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for IssueRequestDelivery.
 const (
 	IssueRequestDeliveryInline IssueRequestDelivery = "inline"
@@ -47,6 +68,54 @@ func (e IssueSeveralRequestDelivery) Valid() bool {
 	case IssueSeveralRequestDeliveryInline:
 		return true
 	case IssueSeveralRequestDeliveryTicket:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PoolKeySource.
+const (
+	Reference PoolKeySource = "reference"
+	Sealed    PoolKeySource = "sealed"
+)
+
+// Valid indicates whether the value is a known member of the PoolKeySource enum.
+func (e PoolKeySource) Valid() bool {
+	switch e {
+	case Reference:
+		return true
+	case Sealed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PoolKeyState.
+const (
+	Available   PoolKeyState = "available"
+	Draining    PoolKeyState = "draining"
+	Held        PoolKeyState = "held"
+	Quarantined PoolKeyState = "quarantined"
+	Resting     PoolKeyState = "resting"
+	Retired     PoolKeyState = "retired"
+)
+
+// Valid indicates whether the value is a known member of the PoolKeyState enum.
+func (e PoolKeyState) Valid() bool {
+	switch e {
+	case Available:
+		return true
+	case Draining:
+		return true
+	case Held:
+		return true
+	case Quarantined:
+		return true
+	case Resting:
+		return true
+	case Retired:
 		return true
 	default:
 		return false
@@ -191,6 +260,50 @@ func (e ListAuditEventsParamsOrder) Valid() bool {
 	}
 }
 
+// Defines values for ChangePoolKeyParamsAction.
+const (
+	Abort      ChangePoolKeyParamsAction = "abort"
+	Free       ChangePoolKeyParamsAction = "free"
+	Quarantine ChangePoolKeyParamsAction = "quarantine"
+	Retire     ChangePoolKeyParamsAction = "retire"
+)
+
+// Valid indicates whether the value is a known member of the ChangePoolKeyParamsAction enum.
+func (e ChangePoolKeyParamsAction) Valid() bool {
+	switch e {
+	case Abort:
+		return true
+	case Free:
+		return true
+	case Quarantine:
+		return true
+	case Retire:
+		return true
+	default:
+		return false
+	}
+}
+
+// Advice defines model for Advice.
+type Advice struct {
+	// Action `retry`: the same request, later; it is no matter of the credential. `refresh`: there is a newer version, resolve it.
+	// `halt`: stop. Never the same secret again after a 401.
+	Action AdviceAction `json:"action"`
+
+	// Cause Why: replaced, newer_version, key_quarantined, refused_again, scope, revoked, …
+	Cause string `json:"cause"`
+
+	// RetryAfterSeconds When to come back; where that can help.
+	RetryAfterSeconds float32 `json:"retry_after_seconds,omitempty,omitzero"`
+
+	// Version With `refresh`; the one to resolve.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// AdviceAction `retry`: the same request, later; it is no matter of the credential. `refresh`: there is a newer version, resolve it.
+// `halt`: stop. Never the same secret again after a 401.
+type AdviceAction string
+
 // AuditEvent defines model for AuditEvent.
 type AuditEvent struct {
 	AgentID      string            `json:"agent_id,omitempty,omitzero"`
@@ -245,6 +358,11 @@ type AuditPage struct {
 
 	// NextCursor Absent at the end.
 	NextCursor string `json:"next_cursor,omitempty,omitzero"`
+}
+
+// ChangePoolKey defines model for ChangePoolKey.
+type ChangePoolKey struct {
+	Reason string `json:"reason,omitempty,omitzero"`
 }
 
 // Credential defines model for Credential.
@@ -417,6 +535,60 @@ type IssuedCredentials struct {
 	Credentials []IssuedCredential `json:"credentials"`
 }
 
+// NewPoolKey defines model for NewPoolKey.
+type NewPoolKey struct {
+	Labels map[string]ID `json:"labels,omitempty,omitzero"`
+
+	// Name The caller's own id of a task or an agent, or a name from the configuration.
+	Name   ID       `json:"name"`
+	Scopes []string `json:"scopes,omitempty,omitzero"`
+	Value  string   `json:"value"`
+
+	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
+	VendorID ID `json:"vendor_id,omitempty,omitzero"`
+}
+
+// PoolKey defines model for PoolKey.
+type PoolKey struct {
+	// BackAt When the next one is due back.
+	BackAt    time.Time `json:"back_at,omitempty,omitzero"`
+	ChangedAt time.Time `json:"changed_at,omitempty,omitzero"`
+
+	// Fingerprint sha256:… of its present value, as last seen.
+	Fingerprint string            `json:"fingerprint,omitempty,omitzero"`
+	Labels      map[string]string `json:"labels,omitempty,omitzero"`
+	Name        string            `json:"name"`
+
+	// Reason Of quarantine and retirement.
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// Refusals Reported in a row.
+	Refusals int      `json:"refusals,omitempty,omitzero"`
+	Rotation Rotation `json:"rotation,omitempty,omitzero"`
+
+	// Scopes What it can do; absent means all of the pool's.
+	Scopes []string `json:"scopes,omitempty,omitzero"`
+
+	// Seats How many are in which state.
+	Seats map[string]int `json:"seats,omitempty,omitzero"`
+
+	// Source `sealed`: its value was handed in.
+	Source   PoolKeySource `json:"source"`
+	State    PoolKeyState  `json:"state"`
+	VendorID string        `json:"vendor_id,omitempty,omitzero"`
+}
+
+// PoolKeySource `sealed`: its value was handed in.
+type PoolKeySource string
+
+// PoolKeyState defines model for PoolKey.State.
+type PoolKeyState string
+
+// PoolKeyList defines model for PoolKeyList.
+type PoolKeyList struct {
+	Keys []PoolKey `json:"keys"`
+}
+
 // Problem defines model for Problem.
 type Problem struct {
 	Code              string  `json:"code"`
@@ -476,6 +648,18 @@ type RefreshRequest struct {
 	Version int `json:"version,omitempty,omitzero"`
 }
 
+// Report defines model for Report.
+type Report struct {
+	// RetryAfterSeconds As the upstream said.
+	RetryAfterSeconds int `json:"retry_after_seconds,omitempty,omitzero"`
+
+	// Status What the upstream answered.
+	Status int `json:"status"`
+
+	// Version The version that was used.
+	Version int `json:"version"`
+}
+
 // ResolvedCredential defines model for ResolvedCredential.
 type ResolvedCredential struct {
 	CacheForSeconds float64   `json:"cache_for_seconds"`
@@ -526,6 +710,29 @@ type RevokeRequest struct {
 	Reason string `json:"reason,omitempty,omitzero"`
 }
 
+// RotatePoolKey defines model for RotatePoolKey.
+type RotatePoolKey struct {
+	// DeadlineSeconds Absent means an hour.
+	DeadlineSeconds int    `json:"deadline_seconds,omitempty,omitzero"`
+	Value           string `json:"value"`
+
+	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
+	VendorID ID `json:"vendor_id,omitempty,omitzero"`
+}
+
+// Rotation defines model for Rotation.
+type Rotation struct {
+	Deadline time.Time `json:"deadline"`
+	Holders  int       `json:"holders"`
+	ID       string    `json:"id"`
+
+	// Moved Of the holders; those that have resolved the new value.
+	Moved          int       `json:"moved"`
+	NewFingerprint string    `json:"new_fingerprint,omitempty,omitzero"`
+	OldFingerprint string    `json:"old_fingerprint,omitempty,omitzero"`
+	StartedAt      time.Time `json:"started_at"`
+}
+
 // Secret defines model for Secret.
 type Secret struct {
 	// Env The environment variables that the vendor's own tools read.
@@ -563,6 +770,12 @@ type CredentialID = string
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
+
+// Key The caller's own id of a task or an agent, or a name from the configuration.
+type Key = ID
+
+// Pool The caller's own id of a task or an agent, or a name from the configuration.
+type Pool = ID
 
 // TaskID defines model for TaskID.
 type TaskID = string
@@ -633,6 +846,9 @@ type WatchCredentialParams struct {
 	Wait *string `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
+// ChangePoolKeyParamsAction defines parameters for ChangePoolKey.
+type ChangePoolKeyParamsAction string
+
 // IssueTaskCredentialsParams defines parameters for IssueTaskCredentials.
 type IssueTaskCredentialsParams struct {
 	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
@@ -646,8 +862,20 @@ type IssueCredentialJSONRequestBody = IssueRequest
 // RefreshCredentialJSONRequestBody defines body for RefreshCredential for application/json ContentType.
 type RefreshCredentialJSONRequestBody = RefreshRequest
 
+// ReportCredentialJSONRequestBody defines body for ReportCredential for application/json ContentType.
+type ReportCredentialJSONRequestBody = Report
+
 // RevokeCredentialJSONRequestBody defines body for RevokeCredential for application/json ContentType.
 type RevokeCredentialJSONRequestBody = RevokeRequest
+
+// AddPoolKeyJSONRequestBody defines body for AddPoolKey for application/json ContentType.
+type AddPoolKeyJSONRequestBody = NewPoolKey
+
+// RotatePoolKeyJSONRequestBody defines body for RotatePoolKey for application/json ContentType.
+type RotatePoolKeyJSONRequestBody = RotatePoolKey
+
+// ChangePoolKeyJSONRequestBody defines body for ChangePoolKey for application/json ContentType.
+type ChangePoolKeyJSONRequestBody = ChangePoolKey
 
 // IssueTaskCredentialsJSONRequestBody defines body for IssueTaskCredentials for application/json ContentType.
 type IssueTaskCredentialsJSONRequestBody = IssueSeveralRequest
@@ -675,6 +903,9 @@ type ServerInterface interface {
 	// RefreshCredential The next version, with the one before still good for a while
 	// (POST /v1/credentials/{id}/refresh)
 	RefreshCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params RefreshCredentialParams)
+	// ReportCredential Say what the upstream answered, and be told what to do
+	// (POST /v1/credentials/{id}/reports)
+	ReportCredential(w http.ResponseWriter, r *http.Request, id CredentialID)
 	// ResolveCredential The current secret, for the holder of the reference
 	// (POST /v1/credentials/{id}/resolve)
 	ResolveCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params ResolveCredentialParams)
@@ -684,6 +915,18 @@ type ServerInterface interface {
 	// WatchCredential Wait for a newer version, or an end
 	// (GET /v1/credentials/{id}/watch)
 	WatchCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params WatchCredentialParams)
+	// ListPoolKeys A pool's keys, for operators and auditors
+	// (GET /v1/pools/{pool}/keys)
+	ListPoolKeys(w http.ResponseWriter, r *http.Request, pool Pool)
+	// AddPoolKey Put a key into a pool
+	// (POST /v1/pools/{pool}/keys)
+	AddPoolKey(w http.ResponseWriter, r *http.Request, pool Pool)
+	// RotatePoolKey Give a key another value, and move its holders
+	// (POST /v1/pools/{pool}/keys/{key}/rotate)
+	RotatePoolKey(w http.ResponseWriter, r *http.Request, pool Pool, key Key)
+	// ChangePoolKey Put a key into quarantine, free or retire it, or abort its rotation
+	// (POST /v1/pools/{pool}/keys/{key}/{action})
+	ChangePoolKey(w http.ResponseWriter, r *http.Request, pool Pool, key Key, action ChangePoolKeyParamsAction)
 	// ListProfiles What this caller may ask for, and what each provider promises
 	// (GET /v1/profiles)
 	ListProfiles(w http.ResponseWriter, r *http.Request)
@@ -735,6 +978,12 @@ func (_ Unimplemented) RefreshCredential(w http.ResponseWriter, r *http.Request,
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ReportCredential Say what the upstream answered, and be told what to do
+// (POST /v1/credentials/{id}/reports)
+func (_ Unimplemented) ReportCredential(w http.ResponseWriter, r *http.Request, id CredentialID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ResolveCredential The current secret, for the holder of the reference
 // (POST /v1/credentials/{id}/resolve)
 func (_ Unimplemented) ResolveCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params ResolveCredentialParams) {
@@ -750,6 +999,30 @@ func (_ Unimplemented) RevokeCredential(w http.ResponseWriter, r *http.Request, 
 // WatchCredential Wait for a newer version, or an end
 // (GET /v1/credentials/{id}/watch)
 func (_ Unimplemented) WatchCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params WatchCredentialParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListPoolKeys A pool's keys, for operators and auditors
+// (GET /v1/pools/{pool}/keys)
+func (_ Unimplemented) ListPoolKeys(w http.ResponseWriter, r *http.Request, pool Pool) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// AddPoolKey Put a key into a pool
+// (POST /v1/pools/{pool}/keys)
+func (_ Unimplemented) AddPoolKey(w http.ResponseWriter, r *http.Request, pool Pool) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RotatePoolKey Give a key another value, and move its holders
+// (POST /v1/pools/{pool}/keys/{key}/rotate)
+func (_ Unimplemented) RotatePoolKey(w http.ResponseWriter, r *http.Request, pool Pool, key Key) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ChangePoolKey Put a key into quarantine, free or retire it, or abort its rotation
+// (POST /v1/pools/{pool}/keys/{key}/{action})
+func (_ Unimplemented) ChangePoolKey(w http.ResponseWriter, r *http.Request, pool Pool, key Key, action ChangePoolKeyParamsAction) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1196,6 +1469,32 @@ func (siw *ServerInterfaceWrapper) RefreshCredential(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ReportCredential operation middleware
+func (siw *ServerInterfaceWrapper) ReportCredential(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CredentialID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReportCredential(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ResolveCredential operation middleware
 func (siw *ServerInterfaceWrapper) ResolveCredential(w http.ResponseWriter, r *http.Request) {
 
@@ -1318,6 +1617,137 @@ func (siw *ServerInterfaceWrapper) WatchCredential(w http.ResponseWriter, r *htt
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.WatchCredential(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListPoolKeys operation middleware
+func (siw *ServerInterfaceWrapper) ListPoolKeys(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pool" -------------
+	var pool Pool
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pool", chi.URLParam(r, "pool"), &pool, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pool", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPoolKeys(w, r, pool)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// AddPoolKey operation middleware
+func (siw *ServerInterfaceWrapper) AddPoolKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pool" -------------
+	var pool Pool
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pool", chi.URLParam(r, "pool"), &pool, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pool", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.AddPoolKey(w, r, pool)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RotatePoolKey operation middleware
+func (siw *ServerInterfaceWrapper) RotatePoolKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pool" -------------
+	var pool Pool
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pool", chi.URLParam(r, "pool"), &pool, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pool", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "key" -------------
+	var key Key
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key", chi.URLParam(r, "key"), &key, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotatePoolKey(w, r, pool, key)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ChangePoolKey operation middleware
+func (siw *ServerInterfaceWrapper) ChangePoolKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "pool" -------------
+	var pool Pool
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pool", chi.URLParam(r, "pool"), &pool, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pool", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "key" -------------
+	var key Key
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key", chi.URLParam(r, "key"), &key, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "action" -------------
+	var action ChangePoolKeyParamsAction
+
+	err = runtime.BindStyledParameterWithOptions("simple", "action", chi.URLParam(r, "action"), &action, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "action", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ChangePoolKey(w, r, pool, key, action)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1592,6 +2022,21 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/credentials/{id}/watch", wrapper.WatchCredential)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/credentials/{id}/reports", wrapper.ReportCredential)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/pools/{pool}/keys", wrapper.ListPoolKeys)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/pools/{pool}/keys", wrapper.AddPoolKey)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/pools/{pool}/keys/{key}/rotate", wrapper.RotatePoolKey)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/pools/{pool}/keys/{key}/{action}", wrapper.ChangePoolKey)
+	})
+	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/tickets/redeem", wrapper.RedeemTicket)
 	})
 	r.Group(func(r chi.Router) {
@@ -1830,6 +2275,48 @@ func (response RefreshCredentialdefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type ReportCredentialRequestObject struct {
+	ID   CredentialID `json:"id"`
+	Body *ReportCredentialJSONRequestBody
+}
+
+type ReportCredentialResponseObject interface {
+	VisitReportCredentialResponse(w http.ResponseWriter) error
+}
+
+type ReportCredential200JSONResponse Advice
+
+func (response ReportCredential200JSONResponse) VisitReportCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReportCredentialdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ReportCredentialdefaultApplicationProblemPlusJSONResponse) VisitReportCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ResolveCredentialRequestObject struct {
 	ID     CredentialID `json:"id"`
 	Params ResolveCredentialParams
@@ -1988,6 +2475,176 @@ type WatchCredentialdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response WatchCredentialdefaultApplicationProblemPlusJSONResponse) VisitWatchCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPoolKeysRequestObject struct {
+	Pool Pool `json:"pool"`
+}
+
+type ListPoolKeysResponseObject interface {
+	VisitListPoolKeysResponse(w http.ResponseWriter) error
+}
+
+type ListPoolKeys200JSONResponse PoolKeyList
+
+func (response ListPoolKeys200JSONResponse) VisitListPoolKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPoolKeysdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ListPoolKeysdefaultApplicationProblemPlusJSONResponse) VisitListPoolKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddPoolKeyRequestObject struct {
+	Pool Pool `json:"pool"`
+	Body *AddPoolKeyJSONRequestBody
+}
+
+type AddPoolKeyResponseObject interface {
+	VisitAddPoolKeyResponse(w http.ResponseWriter) error
+}
+
+type AddPoolKey201JSONResponse PoolKey
+
+func (response AddPoolKey201JSONResponse) VisitAddPoolKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddPoolKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response AddPoolKeydefaultApplicationProblemPlusJSONResponse) VisitAddPoolKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotatePoolKeyRequestObject struct {
+	Pool Pool `json:"pool"`
+	Key  Key  `json:"key"`
+	Body *RotatePoolKeyJSONRequestBody
+}
+
+type RotatePoolKeyResponseObject interface {
+	VisitRotatePoolKeyResponse(w http.ResponseWriter) error
+}
+
+type RotatePoolKey202JSONResponse PoolKey
+
+func (response RotatePoolKey202JSONResponse) VisitRotatePoolKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotatePoolKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response RotatePoolKeydefaultApplicationProblemPlusJSONResponse) VisitRotatePoolKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangePoolKeyRequestObject struct {
+	Pool   Pool                      `json:"pool"`
+	Key    Key                       `json:"key"`
+	Action ChangePoolKeyParamsAction `json:"action"`
+	Body   *ChangePoolKeyJSONRequestBody
+}
+
+type ChangePoolKeyResponseObject interface {
+	VisitChangePoolKeyResponse(w http.ResponseWriter) error
+}
+
+type ChangePoolKey200JSONResponse PoolKey
+
+func (response ChangePoolKey200JSONResponse) VisitChangePoolKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ChangePoolKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ChangePoolKeydefaultApplicationProblemPlusJSONResponse) VisitChangePoolKeyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -2238,6 +2895,9 @@ type StrictServerInterface interface {
 	// RefreshCredential The next version, with the one before still good for a while
 	// (POST /v1/credentials/{id}/refresh)
 	RefreshCredential(ctx context.Context, request RefreshCredentialRequestObject) (RefreshCredentialResponseObject, error)
+	// ReportCredential Say what the upstream answered, and be told what to do
+	// (POST /v1/credentials/{id}/reports)
+	ReportCredential(ctx context.Context, request ReportCredentialRequestObject) (ReportCredentialResponseObject, error)
 	// ResolveCredential The current secret, for the holder of the reference
 	// (POST /v1/credentials/{id}/resolve)
 	ResolveCredential(ctx context.Context, request ResolveCredentialRequestObject) (ResolveCredentialResponseObject, error)
@@ -2247,6 +2907,18 @@ type StrictServerInterface interface {
 	// WatchCredential Wait for a newer version, or an end
 	// (GET /v1/credentials/{id}/watch)
 	WatchCredential(ctx context.Context, request WatchCredentialRequestObject) (WatchCredentialResponseObject, error)
+	// ListPoolKeys A pool's keys, for operators and auditors
+	// (GET /v1/pools/{pool}/keys)
+	ListPoolKeys(ctx context.Context, request ListPoolKeysRequestObject) (ListPoolKeysResponseObject, error)
+	// AddPoolKey Put a key into a pool
+	// (POST /v1/pools/{pool}/keys)
+	AddPoolKey(ctx context.Context, request AddPoolKeyRequestObject) (AddPoolKeyResponseObject, error)
+	// RotatePoolKey Give a key another value, and move its holders
+	// (POST /v1/pools/{pool}/keys/{key}/rotate)
+	RotatePoolKey(ctx context.Context, request RotatePoolKeyRequestObject) (RotatePoolKeyResponseObject, error)
+	// ChangePoolKey Put a key into quarantine, free or retire it, or abort its rotation
+	// (POST /v1/pools/{pool}/keys/{key}/{action})
+	ChangePoolKey(ctx context.Context, request ChangePoolKeyRequestObject) (ChangePoolKeyResponseObject, error)
 	// ListProfiles What this caller may ask for, and what each provider promises
 	// (GET /v1/profiles)
 	ListProfiles(ctx context.Context, request ListProfilesRequestObject) (ListProfilesResponseObject, error)
@@ -2451,6 +3123,39 @@ func (sh *strictHandler) RefreshCredential(w http.ResponseWriter, r *http.Reques
 	}
 }
 
+// ReportCredential operation middleware
+func (sh *strictHandler) ReportCredential(w http.ResponseWriter, r *http.Request, id CredentialID) {
+	var request ReportCredentialRequestObject
+
+	request.ID = id
+
+	var body ReportCredentialJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReportCredential(ctx, request.(ReportCredentialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReportCredential")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReportCredentialResponseObject); ok {
+		if err := validResponse.VisitReportCredentialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ResolveCredential operation middleware
 func (sh *strictHandler) ResolveCredential(w http.ResponseWriter, r *http.Request, id CredentialID, params ResolveCredentialParams) {
 	var request ResolveCredentialRequestObject
@@ -2534,6 +3239,137 @@ func (sh *strictHandler) WatchCredential(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(WatchCredentialResponseObject); ok {
 		if err := validResponse.VisitWatchCredentialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListPoolKeys operation middleware
+func (sh *strictHandler) ListPoolKeys(w http.ResponseWriter, r *http.Request, pool Pool) {
+	var request ListPoolKeysRequestObject
+
+	request.Pool = pool
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPoolKeys(ctx, request.(ListPoolKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPoolKeys")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPoolKeysResponseObject); ok {
+		if err := validResponse.VisitListPoolKeysResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// AddPoolKey operation middleware
+func (sh *strictHandler) AddPoolKey(w http.ResponseWriter, r *http.Request, pool Pool) {
+	var request AddPoolKeyRequestObject
+
+	request.Pool = pool
+
+	var body AddPoolKeyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.AddPoolKey(ctx, request.(AddPoolKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddPoolKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(AddPoolKeyResponseObject); ok {
+		if err := validResponse.VisitAddPoolKeyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotatePoolKey operation middleware
+func (sh *strictHandler) RotatePoolKey(w http.ResponseWriter, r *http.Request, pool Pool, key Key) {
+	var request RotatePoolKeyRequestObject
+
+	request.Pool = pool
+	request.Key = key
+
+	var body RotatePoolKeyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotatePoolKey(ctx, request.(RotatePoolKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotatePoolKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotatePoolKeyResponseObject); ok {
+		if err := validResponse.VisitRotatePoolKeyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ChangePoolKey operation middleware
+func (sh *strictHandler) ChangePoolKey(w http.ResponseWriter, r *http.Request, pool Pool, key Key, action ChangePoolKeyParamsAction) {
+	var request ChangePoolKeyRequestObject
+
+	request.Pool = pool
+	request.Key = key
+	request.Action = action
+
+	var body ChangePoolKeyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ChangePoolKey(ctx, request.(ChangePoolKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ChangePoolKey")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ChangePoolKeyResponseObject); ok {
+		if err := validResponse.VisitChangePoolKeyResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -132,7 +132,7 @@ func newAPI(t testing.TB, options ...func(*api, *setup)) *api {
 	s := &setup{
 		broker: broker.Config{
 			Ledger: a.store, Sealer: sealer, Policy: policy.Policy{}, Clock: a.clock.Now, Logger: logger, Observer: watch,
-			UpstreamTimeout: upstreamTimeout, Profiles: a.profiles(logger),
+			UpstreamTimeout: upstreamTimeout, Profiles: a.profiles(sealer, logger),
 		},
 		openapi: openapi.Config{
 			Audit: audit.NewLog(a.store.Pool()), Callers: a.callers, Logger: logger, Metrics: watch.Handler(), Requests: watch.Request,
@@ -201,7 +201,7 @@ func (a *api) token(name string, role broker.Role, ttl time.Duration) string {
 
 // profiles are aws and pool, which "orch" and "other" may ask for anything; narrow, of which orch gets little; and
 // theirs, of which it gets nothing.
-func (a *api) profiles(logger *slog.Logger) broker.Profiles {
+func (a *api) profiles(sealer broker.Sealer, logger *slog.Logger) broker.Profiles {
 	a.t.Helper()
 	lag := 30 * time.Second
 	statement := func(action string) aws.Scope {
@@ -222,7 +222,7 @@ func (a *api) profiles(logger *slog.Logger) broker.Profiles {
 			},
 		}},
 	}
-	deps := providers.Deps{Slots: a.store, Denials: a.store, Clock: a.clock.Now, Logger: logger}
+	deps := providers.Deps{Slots: a.store, Sealer: sealer, Denials: a.store, Clock: a.clock.Now, Logger: logger}
 	profiles := broker.Profiles{}
 	for name, section := range sections {
 		upstream, err := providers.Open(a.t.Context(), name, section, deps)

@@ -171,6 +171,7 @@ func TestCanary(t *testing.T) {
 	c.hear("a ticket with a slip", a.redeem(held.Ticket.Value[:39]+"_"))
 	c.hear("a watch", a.call("task", "GET", "/v1/credentials/"+held.ID+"/watch?version=1&wait=1s", ""))
 	c.hear("a task", a.call("orch", "GET", "/v1/tasks/t-held", ""))
+	c.pools(keyed)
 
 	// All goes badly.
 	for _, f := range []sandboxaws.Fault{
@@ -196,7 +197,7 @@ func TestCanary(t *testing.T) {
 
 	// Everybody looks at everything.
 	for as := range a.tokens {
-		for _, path := range []string{"/v1/credentials?limit=500", "/v1/credentials/" + issued.ID, "/v1/credentials/" + keyed.ID, "/v1/profiles", "/v1/audit/events?limit=1000",
+		for _, path := range []string{"/v1/pools/models/keys", "/v1/credentials?limit=500", "/v1/credentials/" + issued.ID, "/v1/credentials/" + keyed.ID, "/v1/profiles", "/v1/audit/events?limit=1000",
 			"/v1/audit/events?order=oldest&limit=1000", "/nowhere"} {
 			c.hear(path, a.call(as, "GET", path, ""))
 		}
@@ -217,6 +218,49 @@ func TestCanary(t *testing.T) {
 		t.Errorf("the sweep sees too little: %d bytes of log, %d of events", len(c.outputs["the log"]), len(c.outputs["column public.events.body"]))
 	}
 	c.sweep()
+}
+
+// pools hands keys in, rotates them, and does what can be done to them, well and badly.
+func (c *canaries) pools(keyed openapi.IssuedCredential) {
+	c.t.Helper()
+	a, at := c.a, "/v1/pools/models/keys"
+	for i, name := range []string{"handed", "rotated", "again", "aborted", "refused", "retired"} {
+		c.secrets["the value "+name] = fmt.Sprintf("sk-handed-CANARY-%d-%s", i, name)
+	}
+	add := func(name, what string) string {
+		return fmt.Sprintf(`{"name":%q,"value":%q,"vendor_id":"key_1","scopes":["call"],"labels":{"a":"b"}}`, name, c.secrets["the value "+what])
+	}
+	rotate := func(what string) string { return fmt.Sprintf(`{"value":%q}`, c.secrets["the value "+what]) }
+	ok := func(where string, got answer) {
+		if c.hear(where, got); got.status >= 300 {
+			c.t.Errorf("%s: %d %s", where, got.status, got.body)
+		}
+	}
+	ok("a key that is handed in", a.call("ops", "POST", at, add("sealed", "handed")))
+	ok("a rotation", a.call("ops", "POST", at+"/sealed/rotate", rotate("rotated")))
+	ok("an abort", a.call("ops", "POST", at+"/sealed/abort", `{}`))
+	ok("a rotation", a.call("ops", "POST", at+"/sealed/rotate", rotate("again")))
+	ok("a quarantine", a.call("ops", "POST", at+"/sealed/quarantine", `{"reason":"seen"}`))
+	ok("its end", a.call("ops", "POST", at+"/sealed/free", `{}`))
+	ok("a key to retire", a.call("ops", "POST", at, add("old", "retired")))
+	ok("a retirement", a.call("ops", "POST", at+"/old/retire", `{}`))
+	issued := a.issued(a.call("orch", "POST", "/v1/credentials", strings.Replace(request("pool", "t-sealed", `"call"`), `"agent_id":"`, `"agent_id":"x`, 1)))
+	if issued.Trace["key"] == "sealed" && issued.Secret.Fields["api_key"] != c.secrets["the value again"] {
+		c.t.Errorf("the holder does not get what was handed in last")
+	}
+	ok("a report", a.call("orch", "POST", "/v1/credentials/"+keyed.ID+"/reports", `{"status":429,"version":1}`))
+	for _, as := range []string{"orch", "aud", "task", "ops"} {
+		c.hear("a key that is refused", a.call(as, "POST", at, strings.Replace(add("sealed", "refused"), `"key_1"`, `"a b"`, 1)))
+		c.hear("a key that is refused", a.call(as, "POST", at, add("a/b", "refused")))
+		c.hear("a key twice", a.call(as, "POST", at, add("sealed", "refused")))
+		c.hear("a value as a name", a.call(as, "POST", at, strings.Replace(add("sealed", "refused"), `"sealed"`, `"`+c.secrets["the value refused"]+` "`, 1)))
+		c.hear("a key of no pool", a.call(as, "POST", "/v1/pools/none/keys", add("sealed", "refused")))
+		c.hear("a rotation of a reference", a.call(as, "POST", at+"/key-1/rotate", rotate("refused")))
+		c.hear("a second rotation", a.call(as, "POST", at+"/sealed/rotate", rotate("refused")))
+		c.hear("a bad rotation", a.call(as, "POST", at+"/sealed/rotate", `{"value":5,"deadline_seconds":"`+c.secrets["the value refused"]+`"}`))
+		c.hear("a report with a secret", a.call(as, "POST", "/v1/credentials/"+keyed.ID+"/reports", `{"status":401,"version":1,"body":"`+c.secrets["a pool key"]+`"}`))
+		c.hear("a report with a secret", a.call(as, "POST", "/v1/credentials/"+keyed.ID+"/reports", `{"status":"`+c.secrets["a pool key"]+`","version":1}`))
+	}
 }
 
 // plantKeyset takes the key material out of the keyset's file.

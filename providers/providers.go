@@ -11,17 +11,19 @@ import (
 	"github.com/taskpass/taskpass/providers/aws"
 	"github.com/taskpass/taskpass/providers/gcp"
 	"github.com/taskpass/taskpass/providers/pool"
+	"github.com/taskpass/taskpass/providers/stripe"
 )
 
 // Config holds the sections of a profile that belong to providers; just the one of the profile's provider is set.
 type Config struct {
-	AWS  *aws.Config  `yaml:"aws"`
-	GCP  *gcp.Config  `yaml:"gcp"`
-	Pool *pool.Config `yaml:"pool"`
+	AWS    *aws.Config    `yaml:"aws"`
+	GCP    *gcp.Config    `yaml:"gcp"`
+	Pool   *pool.Config   `yaml:"pool"`
+	Stripe *stripe.Config `yaml:"stripe"`
 }
 
 // Names lists the providers, sorted. The section of a profile bears the same name.
-func Names() []string { return []string{"aws", "gcp", "pool"} }
+func Names() []string { return []string{"aws", "gcp", "pool", "stripe"} }
 
 // section is what every provider's configuration can tell without I/O.
 type section interface {
@@ -39,6 +41,9 @@ func (c Config) section(name string) (section, error) {
 	}
 	if c.Pool != nil {
 		sections["pool"] = c.Pool
+	}
+	if c.Stripe != nil {
+		sections["stripe"] = c.Stripe
 	}
 	s, ok := sections[name]
 	if !ok {
@@ -87,14 +92,19 @@ func Promises() []Promise {
 		{"gcp", "`mode: slot`", gcp.Config{Mode: "slot"}.Capabilities()},
 		{"gcp", "`mode: key`", gcp.Config{Mode: "key"}.Capabilities()},
 		{"pool", "`disclosed: accept`", pool.Config{Disclosed: "accept"}.Capabilities()},
+		{"stripe", "`mode: managed`", stripe.Config{Mode: "managed"}.Capabilities()},
+		{"stripe", "`mode: ephemeral`", stripe.Config{Mode: "ephemeral"}.Capabilities()},
+		{"stripe", "`mode: pool`, `disclosed: accept`", stripe.Config{Mode: "pool", Pool: &stripe.Pool{Disclosed: "accept"}}.Capabilities()},
 	}
 }
 
 // Deps is what providers need of the broker's house. All are required.
 type Deps struct {
 	Slots    broker.Slots
+	Sealer   broker.Sealer
 	Denials  broker.Denials
 	Accounts broker.Accounts
+	Handed   broker.Handed
 	Clock    func() time.Time
 	Logger   *slog.Logger
 }
@@ -109,7 +119,12 @@ func Open(ctx context.Context, name string, c Config, deps Deps) (broker.Provide
 		return aws.New(ctx, *c.AWS, aws.Deps{Denials: deps.Denials, Clock: deps.Clock, Logger: deps.Logger})
 	case "gcp":
 		return gcp.New(ctx, *c.GCP, gcp.Deps{Accounts: deps.Accounts, Clock: deps.Clock, Logger: deps.Logger})
+	case "stripe":
+		return stripe.New(*c.Stripe, stripe.Deps{Slots: deps.Slots, Handed: deps.Handed, Clock: deps.Clock, Logger: deps.Logger})
 	default:
-		return pool.New(*c.Pool, deps.Slots, deps.Clock)
+		if c.Pool.Vendor != nil && c.Pool.Vendor.Makes() {
+			return pool.NewMaker(*c.Pool, pool.Deps{Slots: deps.Slots, Sealer: deps.Sealer, Clock: deps.Clock})
+		}
+		return pool.New(*c.Pool, pool.Deps{Slots: deps.Slots, Sealer: deps.Sealer, Clock: deps.Clock})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/taskpass/taskpass/providers/aws"
 	"github.com/taskpass/taskpass/providers/gcp"
 	"github.com/taskpass/taskpass/providers/pool"
+	"github.com/taskpass/taskpass/providers/stripe"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,6 +36,10 @@ func sections() map[string]providers.Config {
 			Scopes: map[string]gcp.Scope{"b": {}, "a": {}},
 		}},
 		"pool": {Pool: &pool.Config{Name: "p", Keys: []pool.Key{{Name: "k", Value: "env:PATH"}}, Scopes: []string{"b", "a"}, Disclosed: "accept"}},
+		"stripe": {Stripe: &stripe.Config{
+			Mode: "managed", SecretKey: "env:PATH", Account: "acct_1",
+			Scopes: map[string]stripe.Scope{"b": {Permissions: []string{"customer_read"}}, "a": {Permissions: []string{"invoice_read"}}},
+		}},
 	}
 }
 

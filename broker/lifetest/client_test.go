@@ -36,6 +36,9 @@ type reply struct {
 	resolved client.ResolvedCredential
 	list     []client.Credential
 	profiles []client.Profile
+	advice   client.Advice
+	key      client.PoolKey
+	keys     []client.PoolKey
 }
 
 func (c caller) api() (*client.ClientWithResponses, context.Context, context.CancelFunc) {

@@ -206,7 +206,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 	p := &replica{store: s, callers: auth.New(s, r.clock.Now)}
 	cfg := broker.Config{
 		Ledger: s, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, Observer: watch,
-		Profiles: r.profiles(s, logger), UpstreamTimeout: time.Second, SweepEvery: 5 * time.Millisecond,
+		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Second, SweepEvery: 5 * time.Millisecond,
 	}
 	for _, option := range options {
 		option(&cfg)
@@ -227,7 +227,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 	return p
 }
 
-func (r *rig) profiles(s *store.Store, logger *slog.Logger) broker.Profiles {
+func (r *rig) profiles(s *store.Store, sealer broker.Sealer, logger *slog.Logger) broker.Profiles {
 	t := r.test
 	t.Helper()
 	var noLag time.Duration
@@ -257,7 +257,7 @@ func (r *rig) profiles(s *store.Store, logger *slog.Logger) broker.Profiles {
 		if name == "pool" {
 			kind = name
 		}
-		upstream, err := providers.Open(t.Context(), kind, section, providers.Deps{Slots: s, Denials: s, Clock: r.clock.Now, Logger: logger})
+		upstream, err := providers.Open(t.Context(), kind, section, providers.Deps{Slots: s, Sealer: sealer, Denials: s, Clock: r.clock.Now, Logger: logger})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -396,7 +396,7 @@ func illegal(list []event) []string {
 	at := map[string]broker.State{}
 	for _, e := range list {
 		switch broker.EventType(e.Type) {
-		case broker.EventResolved, broker.EventTicketReused, broker.EventRefused:
+		case broker.EventResolved, broker.EventTicketReused, broker.EventRefused, broker.EventReported:
 			continue
 		}
 		if e.VersionID == "" {
@@ -429,7 +429,7 @@ func (r *rig) unsound() []string {
 	wrong := illegal(list)
 	last := map[string]string{}
 	for _, e := range list {
-		if t := broker.EventType(e.Type); e.VersionID != "" && t != broker.EventResolved && t != broker.EventTicketReused {
+		if t := broker.EventType(e.Type); e.VersionID != "" && t != broker.EventResolved && t != broker.EventTicketReused && t != broker.EventReported {
 			last[e.VersionID] = e.State
 		}
 	}

@@ -32,6 +32,8 @@ type Ledger interface {
 	Slots(ctx context.Context) ([]broker.Count, error)
 	// Fill is how full each upstream is of what the broker keeps there: 0 to 1.
 	Fill(ctx context.Context) (map[string]float64, error)
+	// Runway is how long each pool's free keys last at the present pace; a pool that does not empty is left out.
+	Runway(ctx context.Context) (map[string]time.Duration, error)
 }
 
 // New makes the metrics in a registry of their own.
@@ -103,10 +105,13 @@ func (m *Metrics) Handler() http.Handler {
 var (
 	troubled = prometheus.NewDesc("taskpass_versions_in_trouble",
 		"Versions that are revoking, lost or stuck now. Any stuck one needs an operator.", []string{"provider", "state"}, nil)
-	poolKeys  = prometheus.NewDesc("taskpass_pool_keys", "Keys of a pool by state.", []string{"pool", "state"}, nil)
+	poolKeys  = prometheus.NewDesc("taskpass_pool_keys", "Seats at the keys of a pool by state: one a key, where it has one holder.", []string{"pool", "state"}, nil)
 	fillRatio = prometheus.NewDesc("taskpass_upkeep_fill_ratio",
 		"How full an upstream is of what the broker keeps there, such as a role's deny policies. Above 0.7 an operator is needed.",
 		[]string{"upstream"}, nil)
+	runway = prometheus.NewDesc("taskpass_pool_empties_in_seconds",
+		"At the pace of the last ten minutes: when a pool has no free key any more. A pool that does not empty has no such series.",
+		[]string{"pool"}, nil)
 	ledgerUp = prometheus.NewDesc("taskpass_ledger_up", "1 if the ledger answered this scrape.", nil, nil)
 )
 
@@ -117,6 +122,7 @@ func (fromLedger) Describe(ch chan<- *prometheus.Desc) {
 	ch <- troubled
 	ch <- poolKeys
 	ch <- fillRatio
+	ch <- runway
 	ch <- ledgerUp
 }
 
@@ -142,6 +148,13 @@ func (c fromLedger) Collect(ch chan<- prometheus.Metric) {
 	}
 	for upstream, ratio := range fill {
 		ch <- prometheus.MustNewConstMetric(fillRatio, prometheus.GaugeValue, ratio, upstream)
+	}
+	left, err := c.ledger.Runway(ctx)
+	if err != nil {
+		up = 0
+	}
+	for pool, d := range left {
+		ch <- prometheus.MustNewConstMetric(runway, prometheus.GaugeValue, d.Seconds(), pool)
 	}
 	ch <- prometheus.MustNewConstMetric(ledgerUp, prometheus.GaugeValue, up)
 }

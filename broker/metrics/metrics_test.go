@@ -17,6 +17,7 @@ import (
 type ledger struct {
 	troubled, slots []broker.Count
 	fill            map[string]float64
+	runway          map[string]time.Duration
 	err             error
 }
 
@@ -24,6 +25,8 @@ func (l ledger) Troubled(context.Context) ([]broker.Count, error) { return l.tro
 func (l ledger) Slots(context.Context) ([]broker.Count, error)    { return l.slots, nil }
 
 func (l ledger) Fill(context.Context) (map[string]float64, error) { return l.fill, nil }
+
+func (l ledger) Runway(context.Context) (map[string]time.Duration, error) { return l.runway, nil }
 
 func scrape(t *testing.T, m *metrics.Metrics) string {
 	t.Helper()
@@ -61,6 +64,7 @@ func TestMetrics(t *testing.T) {
 		troubled: []broker.Count{{Of: "aws", State: "stuck", N: 2}, {Of: "aws", State: "lost", N: 1}},
 		slots:    []broker.Count{{Of: "search", State: "held", N: 3}},
 		fill:     map[string]float64{"arn:aws:iam::1:role/r": 0.75},
+		runway:   map[string]time.Duration{"search": 90 * time.Second},
 	})
 	m.Level("p", "packed_policy_percent", 41)
 	m.Phase("p", "upstream", 20*time.Millisecond)
@@ -81,6 +85,7 @@ func TestMetrics(t *testing.T) {
 		`taskpass_versions_in_trouble{provider="aws",state="stuck"} 2`,
 		`taskpass_versions_in_trouble{provider="aws",state="lost"} 1`,
 		`taskpass_pool_keys{pool="search",state="held"} 3`,
+		`taskpass_pool_empties_in_seconds{pool="search"} 90`,
 		`taskpass_upkeep_fill_ratio{upstream="arn:aws:iam::1:role/r"} 0.75`,
 		`taskpass_upstream_level{level="packed_policy_percent",profile="p"} 41`,
 		`taskpass_ledger_up 1`)

@@ -141,7 +141,7 @@ func (s *Store) Next(ctx context.Context, c broker.Credential, key *broker.Reque
 		return q.BeginVersion(ctx, db.BeginVersionParams{
 			ID: string(v.ID), CredentialID: string(c.ID), Number: int32(v.Number), Provider: c.Provider, //nolint:gosec // counts from 1
 			Caller: c.Caller, TaskID: c.TaskID, State: string(v.State), IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt,
-			SelfExpires: v.SelfExpires, Upstream: v.Upstream, DueAt: &v.DueAt,
+			SelfExpires: v.SelfExpires, Upstream: v.Upstream, DueAt: &v.DueAt, Ungiven: v.Ungiven,
 		})
 	})
 	switch {
@@ -334,11 +334,11 @@ func toCredential(c db.Credential, v db.Version) (broker.Credential, error) {
 	return broker.Credential{
 		ID: broker.CredentialID(c.ID), TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Caller: c.Caller, Requested: c.Requested, Scopes: c.Scopes, Metadata: metadata,
-		TTL: time.Duration(c.TtlMs) * time.Millisecond, CreatedAt: c.CreatedAt.UTC(), HardEnd: orZero(c.HardEndAt),
+		TTL: time.Duration(c.TtlMs) * time.Millisecond, CreatedAt: c.CreatedAt.UTC(), HardEnd: orZero(c.HardEndAt), Strikes: int(c.Strikes),
 		Version: broker.Version{
 			ID: broker.VersionID(v.ID), Number: int(v.Number), State: broker.State(v.State),
 			IssuedAt: v.IssuedAt.UTC(), ExpiresAt: v.ExpiresAt.UTC(), UpstreamExpiresAt: orZero(v.UpstreamExpiresAt),
-			Unclaimed: v.Unclaimed, SelfExpires: v.SelfExpires, Upstream: v.Upstream, UpstreamIDs: v.UpstreamIds, Trace: trace,
+			Unclaimed: v.Unclaimed, Succeed: v.Succeed, Ungiven: v.Ungiven, SelfExpires: v.SelfExpires, Upstream: v.Upstream, UpstreamIDs: v.UpstreamIds, Trace: trace,
 			Fingerprint: v.Fingerprint, Cause: broker.Cause(v.Cause), Reason: v.Reason,
 			Revocation: broker.Revocation{
 				Result: broker.Result(v.Result), EffectiveAt: orZero(v.EffectiveAt), Basis: v.Basis,

@@ -60,10 +60,10 @@ func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Cred
 		var c db.Credential
 		var v db.Version
 		err := row.Scan(&c.ID, &c.Caller, &c.TaskID, &c.AgentID, &c.Profile, &c.Provider, &c.Requested, &c.Scopes,
-			&c.Metadata, &c.TtlMs, &c.CreatedAt, &c.HardEndAt,
+			&c.Metadata, &c.TtlMs, &c.CreatedAt, &c.HardEndAt, &c.Strikes,
 			&v.ID, &v.Number, &v.State, &v.IssuedAt, &v.ExpiresAt, &v.UpstreamExpiresAt, &v.SelfExpires, &v.Upstream,
 			&v.UpstreamIds, &v.Trace, &v.Fingerprint, &v.Cause, &v.Reason, &v.Result, &v.EffectiveAt, &v.Basis,
-			&v.LastError, &v.Attempts, &v.DueAt, &v.EndedAt, &v.Unclaimed)
+			&v.LastError, &v.Attempts, &v.DueAt, &v.EndedAt, &v.Unclaimed, &v.Succeed, &v.Ungiven)
 		if err != nil {
 			return broker.Credential{}, err
 		}
@@ -72,8 +72,8 @@ func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Cred
 }
 
 const credentialColumns = `c.id, c.caller, c.task_id, c.agent_id, c.profile, c.provider, c.requested, c.scopes,
-	c.metadata, c.ttl_ms, c.created_at, c.hard_end_at`
+	c.metadata, c.ttl_ms, c.created_at, c.hard_end_at, c.strikes`
 
 const versionColumns = `v.id, v.number, v.state, v.issued_at, v.expires_at, v.upstream_expires_at, v.self_expires,
 	v.upstream, v.upstream_ids, v.trace, v.fingerprint, v.cause, v.reason, v.result, v.effective_at, v.basis,
-	v.last_error, v.attempts, v.due_at, v.ended_at, v.unclaimed`
+	v.last_error, v.attempts, v.due_at, v.ended_at, v.unclaimed, v.succeed, v.ungiven`

@@ -41,6 +41,8 @@ var crowd = []string{
 			CASE WHEN i % 5000 = 0 THEN 'profile-rare' ELSE 'profile-' || i % 3 END,
 			CASE WHEN i % 5000 = 0 THEN 'rare' ELSE (ARRAY['aws', 'gcp', 'pool'])[1 + i % 3] END, 'crd_' || lpad(i::text, 26, '0'), ARRAY['AKIA' || i, 'v' || i], '{}'
 		FROM generate_series(1, 50000) i`,
+	`INSERT INTO slots (pool, name, seat, state, credential_id, fingerprint, due_back_at)
+		SELECT 'big', 'k' || i, 1, 'held', 'crd_' || lpad((i * 100 + 93)::text, 26, '0'), int4send(i), now() + interval '1 hour' FROM generate_series(1, 5) i`,
 	"ANALYZE",
 }
 
@@ -101,7 +103,7 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 	}
 	s := open(t, db, func(c *store.Config) { c.MaxConns = 1 })
 	log := audit.NewLog(s.Pool())
-	now := time.Now()
+	now, turned := time.Now(), 0
 	list := func(f broker.Filter) func() (int, error) {
 		return func() (int, error) {
 			if f.Limit == 0 {
@@ -139,6 +141,18 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 			found, err := s.DueProviders(t.Context(), now)
 			return len(found), err
 		}, "versions_due", 3, 50},
+		{"a pool's rotations", func() (int, error) {
+			turned++
+			var keys []broker.KeyChoice
+			for i := range 5 {
+				keys = append(keys, broker.KeyChoice{Name: fmt.Sprint("k", i+1), Fingerprint: fmt.Appendf(nil, "%d %d", turned, i)})
+			}
+			if _, err := s.Converge(t.Context(), "big", keys, time.Hour, now); err != nil {
+				return 0, err
+			}
+			found, err := s.PoolKeys(t.Context(), "big")
+			return len(found), err
+		}, "versions_credential_id_number_key", 5, 6000},
 		{"denied", func() (int, error) {
 			found, err := s.Denied(t.Context(), "role-0", now)
 			return len(found), err

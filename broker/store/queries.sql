@@ -18,12 +18,12 @@ VALUES (@version_id, @credential_id, @number, @provider,
 
 -- BeginVersion breaks the constraint versions_credential_id_number_key when another version took the number.
 -- name: BeginVersion :exec
-INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
+INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at, ungiven)
 VALUES (@id, @credential_id, @number, @provider,
     CASE WHEN EXISTS (SELECT FROM versions o WHERE o.credential_id = @credential_id AND o.cause IN ('revoked', 'task_ended'))
         OR EXISTS (SELECT FROM tasks t WHERE t.caller = @caller AND t.id = @task_id) AND task_has_ended(@caller, @task_id)
         THEN 'moved' ELSE @state::text END,
-    @issued_at, @expires_at, @self_expires, @upstream, @due_at);
+    @issued_at, @expires_at, @self_expires, @upstream, @due_at, @ungiven);
 
 -- name: LiveCounts :many
 SELECT kind, key, live FROM live_counts
@@ -60,7 +60,7 @@ WHERE versions.id = @id;
 WITH successor AS (
     UPDATE credentials SET current = @number WHERE credentials.id = @credential_id AND current < @number
 )
-UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, @until::timestamptz)
+UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, @until::timestamptz), succeed = false
 WHERE versions.credential_id = @credential_id AND versions.number < @number AND state = 'active' AND cause = '';
 
 -- AskIssuingToEnd keeps a version that is just being minted from becoming active. It waits for an activation that is
@@ -122,39 +122,61 @@ SELECT provider::text FROM named
 WHERE provider IS NOT NULL
   AND EXISTS (SELECT FROM versions v WHERE v.provider = named.provider AND v.due_at <= @now);
 
+-- AddSlots only reads when all are known.
 -- name: AddSlots :execrows
-INSERT INTO slots (pool, name, state)
-SELECT @pool, name, 'available' FROM unnest(@names::text[]) AS n (name) ORDER BY name
+INSERT INTO slots (pool, name, seat, state)
+SELECT @pool, n.name, g.seat, 'available'
+FROM (SELECT unnest(@names::text[]) AS name, unnest(@seats::int[]) AS seats) n, generate_series(1, n.seats) AS g (seat)
+WHERE NOT EXISTS (SELECT FROM slots o WHERE o.pool = @pool AND o.name = n.name AND o.seat = g.seat)
+ORDER BY n.name, g.seat
 ON CONFLICT DO NOTHING;
 
--- KeepSlot lets a credential's next version have the key that it holds already, at its present value.
+-- KeepSlot lets a credential's next version have the key that it holds already, at its present value, unless that value is
+-- in quarantine or the key was retired.
 -- name: KeepSlot :one
-UPDATE slots SET fingerprint = k.fingerprint, last_used_at = @now, due_back_at = @due_back_at
+UPDATE slots SET fingerprint = k.fingerprint, due_back_at = GREATEST(due_back_at, @due_back_at)
 FROM (SELECT unnest(@names::text[]) AS name, unnest(@fingerprints::bytea[]) AS fingerprint) k
 WHERE slots.pool = @pool AND slots.name = k.name AND slots.credential_id = @credential_id AND slots.state = 'held'
+  AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = slots.pool AND x.name = slots.name
+    AND (x.state = 'retired' OR x.state = 'quarantined' AND x.refused IN (k.fingerprint, '')))
 RETURNING slots.name;
 
--- TakeSlot gives a free key: the agent's own last one first, then the least recently used. A quarantined key whose value
--- has changed is free. What another transaction is just taking is passed over.
+-- TakeSlot gives a free seat: at the key of the lowest rank, the agent's own last one first, then the least recently used.
+-- What rests, or is in quarantine, is free once its time is over or its value has changed; at a key of which a seat is in
+-- quarantine no other is given. What another transaction is just taking is passed over, and a value that was read just before
+-- it was replaced.
 -- name: TakeSlot :one
 UPDATE slots SET state = 'held', credential_id = @credential_id, agent_id = @agent_id, fingerprint = chosen.fingerprint,
-    last_used_at = @now, due_back_at = @due_back_at
+    last_used_at = @now, due_back_at = @due_back_at, rest_until = NULL
 FROM (
-    SELECT s.pool, s.name, k.fingerprint
-    FROM slots s JOIN (SELECT unnest(@names::text[]) AS name, unnest(@fingerprints::bytea[]) AS fingerprint) k
-        ON k.name = s.name
+    SELECT s.pool, s.name, s.seat, k.fingerprint
+    FROM slots s JOIN (SELECT unnest(@names::text[]) AS name, unnest(@fingerprints::bytea[]) AS fingerprint,
+            unnest(@seats::int[]) AS seats, unnest(@ranks::int[]) AS rank) k
+        ON k.name = s.name AND s.seat <= k.seats
     WHERE s.pool = @pool
-      AND (s.state = 'available' OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
-      AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint AND o.state <> 'available')
-    ORDER BY s.agent_id = @agent_id DESC, CASE WHEN s.agent_id = @agent_id THEN s.last_used_at END DESC NULLS LAST,
-        s.last_used_at NULLS FIRST, s.name
+      AND (s.state = 'available'
+        OR s.state = 'resting' AND (s.rest_until <= @now OR s.fingerprint <> k.fingerprint)
+        OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
+      AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = s.pool AND x.name = s.name
+        AND (x.state = 'retired' OR x.state = 'quarantined' AND x.refused IN (k.fingerprint, '')
+          OR EXISTS (SELECT FROM rotations r WHERE r.pool = x.pool AND r.name = x.name AND r.outcome <> 'aborted'
+            AND r.old_fingerprint = k.fingerprint AND r.new_fingerprint = x.fingerprint)))
+      AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint
+        AND (o.state = 'quarantined'
+          OR (o.pool, o.name) <> (s.pool, s.name) AND (o.state = 'held' OR o.state = 'resting' AND (o.rest_until IS NULL OR o.rest_until > @now))))
+    ORDER BY k.rank, s.agent_id = @agent_id DESC, CASE WHEN s.agent_id = @agent_id THEN s.last_used_at END DESC NULLS LAST,
+        s.last_used_at NULLS FIRST, s.name, s.seat
     LIMIT 1 FOR UPDATE OF s SKIP LOCKED
 ) chosen
-WHERE slots.pool = chosen.pool AND slots.name = chosen.name
+WHERE slots.pool = chosen.pool AND slots.name = chosen.name AND slots.seat = chosen.seat
 RETURNING slots.name;
 
 -- name: NextSlotBack :one
-SELECT min(due_back_at)::timestamptz FROM slots WHERE pool = @pool AND state = 'held' HAVING min(due_back_at) IS NOT NULL;
+SELECT min(back)::timestamptz FROM (
+    SELECT CASE s.state WHEN 'held' THEN s.due_back_at WHEN 'resting' THEN s.rest_until END AS back FROM slots s
+    WHERE s.pool = @pool AND s.name = ANY (@names::text[])
+      AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = s.pool AND x.name = s.name AND x.state <> 'active')
+) b HAVING min(back) IS NOT NULL;
 
 -- name: HeldSlot :one
 SELECT name, fingerprint FROM slots WHERE credential_id = $1;
@@ -162,16 +184,147 @@ SELECT name, fingerprint FROM slots WHERE credential_id = $1;
 -- ReleaseSlot waits for the last of the credential's versions that still needs the key: one that is good, or one that was
 -- revoked and waits for the key's present value to be replaced. Of two that end at the same moment either gives it back.
 -- name: ReleaseSlot :exec
-UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = @now, due_back_at = NULL
+UPDATE slots SET credential_id = NULL, last_used_at = @now, due_back_at = NULL,
+    state = CASE WHEN @until_rotated::boolean OR @rest_until::timestamptz > @now THEN 'resting' ELSE 'available' END,
+    rest_until = CASE WHEN NOT @until_rotated AND @rest_until > @now THEN @rest_until END
 WHERE slots.credential_id = @credential_id AND NOT EXISTS (
     SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id AND v.due_at IS NOT NULL
       AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked' AND v.fingerprint = @present));
 
+-- LeaveSlot frees a credential of a key that its upstream refuses, so that its next version gets another one. The seat rests
+-- until the given time, without one until the credential was to give it back, or until the key's value has changed.
+-- name: LeaveSlot :execrows
+UPDATE slots SET state = 'resting', rest_until = CASE WHEN NOT @until_rotated::boolean THEN COALESCE(sqlc.narg(rest_until), due_back_at) END,
+    credential_id = NULL, due_back_at = NULL
+WHERE slots.credential_id = @credential_id AND slots.state = 'held'
+  AND (@name::text = '' OR slots.name = @name AND slots.fingerprint = @fingerprint);
+
 -- name: QuarantineSlot :exec
 UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id = @credential_id;
 
+-- SlotStates tells each seat's state, or that of its key where that forbids it to be taken.
 -- name: SlotStates :many
-SELECT pool, state, count(*) AS keys FROM slots GROUP BY pool, state;
+SELECT s.pool, (CASE WHEN k.state <> 'active' THEN k.state
+    WHEN s.state = 'resting' AND s.rest_until <= @now THEN 'available' ELSE s.state END)::text AS state, count(*) AS keys
+FROM slots s LEFT JOIN keys k ON k.pool = s.pool AND k.name = s.name GROUP BY 1, 2;
+
+-- name: SealedKeys :many
+SELECT name, value_id, sealed, vendor_id, scopes, labels FROM keys
+WHERE pool = @pool AND sealed IS NOT NULL AND state <> 'retired' ORDER BY name;
+
+-- AddKey leaves alone what was handed in before, or is retired. A key of that name that was only looked at, by a reference
+-- that is configured no more, gets the value.
+-- name: AddKey :execrows
+INSERT INTO keys (pool, name, value_id, sealed, vendor_id, scopes, labels, fingerprint, changed_at)
+VALUES (@pool, @name, @value_id, @sealed, @vendor_id, @scopes, @labels, @fingerprint, @now)
+ON CONFLICT (pool, name) DO UPDATE SET value_id = EXCLUDED.value_id, sealed = EXCLUDED.sealed, vendor_id = EXCLUDED.vendor_id,
+    scopes = EXCLUDED.scopes, labels = EXCLUDED.labels
+WHERE keys.value_id IS NULL AND keys.state <> 'retired';
+
+-- name: FindKey :one
+SELECT sqlc.embed(keys) FROM keys WHERE pool = @pool AND name = @name;
+
+-- name: LockKey :one
+SELECT sqlc.embed(keys) FROM keys WHERE pool = @pool AND name = @name FOR UPDATE;
+
+-- name: KeysOf :many
+SELECT sqlc.embed(keys) FROM keys WHERE pool = @pool ORDER BY name;
+
+-- name: SeatsOf :many
+SELECT name, state, count(*) AS seats, min(CASE state WHEN 'held' THEN due_back_at WHEN 'resting' THEN rest_until END) AS back
+FROM slots WHERE pool = @pool GROUP BY name, state;
+
+-- name: KnowKey :exec
+INSERT INTO keys (pool, name) VALUES (@pool, @name) ON CONFLICT DO NOTHING;
+
+-- name: SetKeyState :exec
+UPDATE keys SET state = @state, why = @why, refused = CASE WHEN @state = 'quarantined' THEN COALESCE(@refused, fingerprint, ''::bytea) ELSE NULL END,
+    strikes = 0, sealed = CASE WHEN @state = 'retired' THEN NULL ELSE sealed END
+WHERE pool = @pool AND name = @name;
+
+-- KeyValueSeen takes in a present value: one that was in quarantine, and comes back, is again.
+-- name: KeyValueSeen :exec
+UPDATE keys SET fingerprint = @fingerprint, changed_at = @now, strikes = CASE WHEN struck = @fingerprint THEN strikes ELSE 0 END,
+    state = CASE WHEN state = 'retired' THEN state WHEN refused IN (@fingerprint, '') THEN 'quarantined' ELSE 'active' END,
+    refused = CASE WHEN refused = '' THEN @fingerprint ELSE refused END
+WHERE pool = @pool AND name = @name;
+
+-- WasRevoked tells whether a version that had a value was revoked, and waits for that value's end.
+-- name: WasRevoked :one
+SELECT EXISTS (SELECT FROM versions WHERE state IN ('revoking', 'stuck') AND cause = 'revoked' AND fingerprint = @fingerprint
+    AND upstream = @upstream)::boolean;
+
+-- Draining tells whether a value may still be in use, or come back: its rotation is under way.
+-- name: Draining :one
+SELECT EXISTS (SELECT FROM rotations r WHERE r.pool = @pool AND r.name = @name AND r.ended_at IS NULL AND r.old_fingerprint = @fingerprint);
+
+-- name: SetKeyValue :exec
+UPDATE keys SET value_id = @value_id, sealed = @sealed, vendor_id = @vendor_id WHERE pool = @pool AND name = @name;
+
+-- name: StrikeKey :one
+UPDATE keys SET strikes = CASE WHEN struck = @fingerprint THEN strikes + 1 ELSE 1 END, struck = @fingerprint
+WHERE pool = @pool AND name = @name RETURNING strikes;
+
+-- name: PardonKey :exec
+UPDATE keys SET strikes = 0 WHERE pool = @pool AND name = @name AND strikes > 0;
+
+-- name: OpenRotation :one
+SELECT sqlc.embed(rotations) FROM rotations WHERE pool = @pool AND name = @name AND ended_at IS NULL;
+
+-- name: OpenRotations :many
+SELECT sqlc.embed(rotations) FROM rotations WHERE pool = @pool AND ended_at IS NULL ORDER BY name;
+
+-- name: BeginRotation :exec
+INSERT INTO rotations (id, pool, name, old_fingerprint, new_fingerprint, old_value_id, old_sealed, old_vendor_id, started_at, deadline)
+VALUES (@id, @pool, @name, @old_fingerprint, @new_fingerprint, @old_value_id, @old_sealed, @old_vendor_id, @started_at, @deadline);
+
+-- name: EndRotation :execrows
+UPDATE rotations SET ended_at = @now, outcome = @outcome, old_sealed = NULL WHERE id = @id AND ended_at IS NULL;
+
+-- name: RetiredRotation :exec
+UPDATE rotations SET retired_at = @now WHERE id = @id;
+
+-- Unretired lists ended rotations whose old value the vendor could refuse and does not yet.
+-- name: Unretired :many
+SELECT sqlc.embed(rotations) FROM rotations WHERE pool = @pool AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at LIMIT 100;
+
+-- Succeed has the current version of every holder of a key that bears another value than the new one followed by a version
+-- that bears it.
+-- name: Succeed :execrows
+UPDATE versions SET succeed = true, due_at = LEAST(due_at, @now)
+FROM slots, credentials
+WHERE slots.pool = @pool AND slots.name = @name AND slots.state = 'held' AND credentials.id = slots.credential_id
+  AND versions.credential_id = credentials.id AND versions.number = credentials.current
+  AND versions.state = 'active' AND versions.cause = '' AND NOT versions.succeed AND versions.fingerprint <> @fingerprint;
+
+-- Holders counts also who is just being given the key: it may be the value of before.
+-- name: Holders :one
+SELECT count(*) AS holders, count(*) FILTER (WHERE v.fingerprint = @fingerprint AND NOT v.ungiven) AS moved
+FROM slots s JOIN credentials c ON c.id = s.credential_id JOIN versions v ON v.credential_id = c.id AND v.number = c.current
+WHERE s.pool = @pool AND s.name = @name AND s.state = 'held' AND v.state IN ('issuing', 'active');
+
+-- SoonUpkeepOf has where a version lives looked at soon.
+-- name: SoonUpkeepOf :exec
+UPDATE upkeep SET due_at = LEAST(upkeep.due_at, @at) FROM versions WHERE versions.id = @id AND upkeep.upstream = versions.upstream;
+
+-- name: GiveVersion :exec
+UPDATE versions SET ungiven = false WHERE id = @id AND ungiven;
+
+-- StrikeCredential counts a version once, however often it is reported.
+-- name: StrikeCredential :one
+UPDATE credentials SET strikes = CASE WHEN @pardon::boolean THEN 0 WHEN struck = @number THEN strikes ELSE strikes + 1 END,
+    struck = CASE WHEN @pardon THEN 0 ELSE @number END
+WHERE id = @id RETURNING strikes;
+
+-- PoolPace is how many keys of each pool are free, how many were taken in the last ten minutes, and how many come back in
+-- the next ten.
+-- name: PoolPace :many
+SELECT s.pool, count(*) FILTER (WHERE s.state = 'available' OR s.state = 'resting' AND s.rest_until <= @now::timestamptz) AS free,
+    count(*) FILTER (WHERE s.state = 'held' AND s.last_used_at > @since::timestamptz) AS taken,
+    count(*) FILTER (WHERE s.state = 'held' AND s.due_back_at <= @until::timestamptz
+        OR s.state = 'resting' AND s.rest_until > @now::timestamptz AND s.rest_until <= @until) AS back
+FROM slots s WHERE NOT EXISTS (SELECT FROM keys k WHERE k.pool = s.pool AND k.name = s.name AND k.state <> 'active')
+GROUP BY s.pool;
 
 -- name: CountTroubled :many
 SELECT provider, state, count(*) AS versions FROM versions
@@ -236,6 +389,10 @@ RETURNING upstream;
 -- name: KeptUpkeep :exec
 UPDATE upkeep SET due_at = CASE WHEN due_at < @leased THEN LEAST(due_at, @next) ELSE @next END
 WHERE upstream = @upstream;
+
+-- name: SoonUpkeep :exec
+INSERT INTO upkeep (upstream, due_at) VALUES (@upstream, @at)
+ON CONFLICT (upstream) DO UPDATE SET due_at = LEAST(upkeep.due_at, EXCLUDED.due_at);
 
 -- name: UpkeepFill :many
 SELECT upstream, used, room FROM upkeep WHERE room > 0;

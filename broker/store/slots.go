@@ -12,21 +12,31 @@ import (
 )
 
 // Take implements broker.Slots. A pool's keys are known to the database from the first time they are offered.
-func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, now time.Time) (string, bool, time.Time, error) {
-	keep := db.KeepSlotParams{Pool: pool, CredentialID: new(string(c.ID)), Now: &now, DueBackAt: &c.Version.ExpiresAt}
+func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, rest broker.Rest, now time.Time) (string, bool, time.Time, error) {
+	take := db.TakeSlotParams{
+		Pool: pool, CredentialID: new(string(c.ID)), AgentID: c.AgentID, Now: &now, DueBackAt: &c.Version.ExpiresAt,
+	}
 	for _, k := range keys {
-		keep.Names, keep.Fingerprints = append(keep.Names, k.Name), append(keep.Fingerprints, k.Fingerprint)
+		take.Names, take.Fingerprints = append(take.Names, k.Name), append(take.Fingerprints, k.Fingerprint)
+		take.Seats, take.Ranks = append(take.Seats, int32(max(k.Seats, 1))), append(take.Ranks, int32(k.Rank)) //nolint:gosec // small
 	}
 	if c.Version.Number > 1 {
-		if name, err := s.q.KeepSlot(ctx, keep); err == nil || !errors.Is(err, pgx.ErrNoRows) {
+		name, err := s.q.KeepSlot(ctx, db.KeepSlotParams{
+			Pool: pool, CredentialID: take.CredentialID, DueBackAt: take.DueBackAt, Names: take.Names, Fingerprints: take.Fingerprints,
+		})
+		// Its key may have been given the value of one that somebody else holds: that is one key.
+		if err == nil || !errors.Is(err, pgx.ErrNoRows) && !breaks(err, uniqueViolation, constraintOneHold) {
 			return name, err == nil, time.Time{}, err
 		}
+		if _, err := s.Leave(ctx, c.ID, broker.KeyChoice{}, rest); err != nil {
+			return "", false, time.Time{}, err
+		}
 	}
-	take := db.TakeSlotParams{
-		Pool: pool, CredentialID: keep.CredentialID, AgentID: c.AgentID, Now: &now, DueBackAt: keep.DueBackAt,
-		Names: keep.Names, Fingerprints: keep.Fingerprints,
+	// All of them are known first: the best one may be new.
+	if _, err := s.q.AddSlots(ctx, db.AddSlotsParams{Pool: pool, Names: take.Names, Seats: take.Seats}); err != nil {
+		return "", false, time.Time{}, err
 	}
-	for try := range 4 {
+	for range 4 {
 		name, err := s.q.TakeSlot(ctx, take)
 		switch {
 		case err == nil:
@@ -36,15 +46,9 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 		case !errors.Is(err, pgx.ErrNoRows):
 			return "", false, time.Time{}, err
 		}
-		added, err := s.q.AddSlots(ctx, db.AddSlotsParams{Pool: pool, Names: take.Names})
-		if err != nil {
-			return "", false, time.Time{}, err
-		}
-		if added == 0 && try > 0 { // at first, none added may mean that another added them at this moment
-			break
-		}
+		break
 	}
-	back, err := s.q.NextSlotBack(ctx, pool)
+	back, err := s.q.NextSlotBack(ctx, db.NextSlotBackParams{Pool: pool, Names: take.Names})
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil
 	}
@@ -61,10 +65,19 @@ func (s *Store) Held(ctx context.Context, id broker.CredentialID) (broker.KeyCho
 }
 
 // Release implements broker.Slots.
-func (s *Store) Release(ctx context.Context, c broker.Credential, present []byte, now time.Time) error {
+func (s *Store) Release(ctx context.Context, c broker.Credential, present []byte, rest broker.Rest, now time.Time) error {
 	return s.q.ReleaseSlot(ctx, db.ReleaseSlotParams{
 		CredentialID: new(string(c.ID)), VersionID: string(c.Version.ID), Present: present, Now: &now,
+		RestUntil: rest.Until, UntilRotated: rest.UntilRotated,
 	})
+}
+
+// Leave implements broker.Slots.
+func (s *Store) Leave(ctx context.Context, id broker.CredentialID, key broker.KeyChoice, rest broker.Rest) (bool, error) {
+	n, err := s.q.LeaveSlot(ctx, db.LeaveSlotParams{
+		CredentialID: new(string(id)), Name: key.Name, Fingerprint: key.Fingerprint, UntilRotated: rest.UntilRotated, RestUntil: orNil(rest.Until),
+	})
+	return n > 0, err
 }
 
 // Quarantine implements broker.Slots.
@@ -74,7 +87,7 @@ func (s *Store) Quarantine(ctx context.Context, id broker.CredentialID) error {
 
 // Slots counts the keys of each pool, and the service accounts, by state.
 func (s *Store) Slots(ctx context.Context) ([]broker.Count, error) {
-	rows, err := s.q.SlotStates(ctx)
+	rows, err := s.q.SlotStates(ctx, new(time.Now()))
 	list := make([]broker.Count, 0, len(rows))
 	for _, r := range rows {
 		list = append(list, broker.Count{Of: r.Pool, State: r.State, N: r.Keys})
@@ -87,6 +100,21 @@ func (s *Store) Slots(ctx context.Context) ([]broker.Count, error) {
 		list = append(list, broker.Count{Of: "service-accounts", State: a.State, N: a.Accounts})
 	}
 	return list, err
+}
+
+// Runway tells for each pool how long its free keys last, at the pace of the last ten minutes: a pool that does not empty is
+// left out.
+func (s *Store) Runway(ctx context.Context) (map[string]time.Duration, error) {
+	const span = 10 * time.Minute
+	now := time.Now()
+	rows, err := s.q.PoolPace(ctx, db.PoolPaceParams{Now: now, Since: now.Add(-span), Until: now.Add(span)})
+	left := map[string]time.Duration{}
+	for _, r := range rows {
+		if net := r.Taken - r.Back; net > 0 {
+			left[r.Pool] = span * time.Duration(r.Free) / time.Duration(net)
+		}
+	}
+	return left, err
 }
 
 // Troubled counts the versions of each provider that are revoking, lost or stuck.

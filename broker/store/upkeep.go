@@ -31,6 +31,11 @@ func saveUpkeep(upstream string, n broker.Notes) db.SaveUpkeepParams {
 	return db.SaveUpkeepParams{Upstream: upstream, State: n.State, Used: n.Used, Room: n.Room, LookBy: orNil(n.LookBy)}
 }
 
+// Soon implements broker.Slots.
+func (s *Store) Soon(ctx context.Context, upstream string, at time.Time) error {
+	return s.q.SoonUpkeep(ctx, db.SoonUpkeepParams{Upstream: upstream, At: at})
+}
+
 // ClaimUpkeep implements broker.Upkeeps. Looking costs a write only when something is due.
 func (s *Store) ClaimUpkeep(ctx context.Context, upstreams []string, now time.Time, lease time.Duration) ([]string, error) {
 	later, err := s.q.UpkeepNotDue(ctx, db.UpkeepNotDueParams{Upstreams: upstreams, Now: now})

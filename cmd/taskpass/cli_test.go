@@ -53,10 +53,16 @@ func (r result) String() string {
 // do runs a command in this process.
 func do(t *testing.T, args ...string) result {
 	t.Helper()
+	return doWith(t, "", args...)
+}
+
+// doWith is do with that on standard input.
+func doWith(t *testing.T, stdin string, args ...string) result {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, args, &stdout, &stderr)
+	code := run(ctx, args, strings.NewReader(stdin), &stdout, &stderr)
 	return result{code, stdout.String(), stderr.String()}
 }
 

@@ -63,7 +63,7 @@ func (s *story) tell(ctx context.Context, stack *stack) error {
 	s.stack = stack
 	stack.Sandbox.SeedTask(demoTask)
 	stack.Sandbox.SeedTask(otherTask)
-	for _, chapter := range []func(context.Context) error{s.awsSession, s.gcpSlot, s.poolKey, s.refresh, s.ticket, s.refusal, s.endTask, s.auditTrail} {
+	for _, chapter := range []func(context.Context) error{s.awsSession, s.gcpSlot, s.poolKey, s.stripeKey, s.rotation, s.refresh, s.ticket, s.refusal, s.endTask, s.auditTrail} {
 		if err := chapter(ctx); err != nil {
 			return fmt.Errorf("the demo went wrong: %w", err)
 		}
@@ -172,9 +172,9 @@ func (s *story) auditTrail(ctx context.Context) error {
 		return err
 	}
 	for event, want := range map[broker.EventType]int{
-		broker.EventIntended: 6, broker.EventIssued: 6, broker.EventRefreshed: 1, broker.EventRefused: 2,
+		broker.EventIntended: 7, broker.EventIssued: 7, broker.EventRefreshed: 1, broker.EventRefused: 2,
 		broker.EventTicketCreated: 1, broker.EventTicketRedeemed: 1, broker.EventTicketReused: 2,
-		broker.EventTaskEnded: 1, broker.EventRevokeAsked: 7, broker.EventRevoked: 7,
+		broker.EventTaskEnded: 1, broker.EventRevokeAsked: 8, broker.EventRevoked: 8,
 	} {
 		if seen[string(event)] != want {
 			return fmt.Errorf("the record has %d events %s, want %d", seen[string(event)], event, want)

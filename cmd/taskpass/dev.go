@@ -71,7 +71,7 @@ type ready struct {
 
 // writeReady writes the file whole or not at all, and only for its owner: it holds tokens.
 func writeReady(path string, s *stack) error {
-	r := ready{s.BaseURL, s.AdminURL, map[string]string{}, map[string]string{"aws": s.Sandbox.AWSURL, "model": s.Sandbox.ModelURL, "gcp": s.Sandbox.GCPURL}}
+	r := ready{s.BaseURL, s.AdminURL, map[string]string{}, map[string]string{"aws": s.Sandbox.AWSURL, "model": s.Sandbox.ModelURL, "gcp": s.Sandbox.GCPURL, "stripe": s.Sandbox.StripeURL}}
 	for role, token := range s.Tokens {
 		r.Tokens[role] = token.Reveal()
 	}
@@ -104,6 +104,11 @@ A key of a pool:
   curl -sS "$TASKPASS/v1/credentials" -H "Authorization: Bearer $ORCHESTRATOR" -H 'Content-Type: application/json' \
     -d '{"task_id":"research-1","agent_id":"agent-17","profile":"pool-demo","scopes":["call:model"]}'
 
+The smallest Stripe key that suffices:
+
+  curl -sS "$TASKPASS/v1/credentials" -H "Authorization: Bearer $ORCHESTRATOR" -H 'Content-Type: application/json' \
+    -d '{"task_id":"research-1","agent_id":"agent-17","profile":"stripe-demo","scopes":["customers:read"]}'
+
 What the task holds; ending one (put its id); what the auditor sees:
 
   curl -sS "$TASKPASS/v1/credentials?task_id=research-1" -H "Authorization: Bearer $ORCHESTRATOR"
@@ -111,7 +116,7 @@ What the task holds; ending one (put its id); what the auditor sees:
   curl -sS "$TASKPASS/v1/audit/events?task_id=research-1" -H "Authorization: Bearer $AUDITOR"
 
 The sandbox's AWS is at {{.Sandbox.AWSURL}} (bucket {{.Bucket}}), its model API at {{.Sandbox.ModelURL}},
-its Google Cloud at {{.Sandbox.GCPURL}}. Ctrl-C ends it all.
+its Google Cloud at {{.Sandbox.GCPURL}}, its Stripe at {{.Sandbox.StripeURL}}. Ctrl-C ends it all.
 `))
 
 // Bucket is the sandbox's, for the text above.

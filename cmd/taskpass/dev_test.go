@@ -138,12 +138,12 @@ func TestDemo(t *testing.T) {
 	if !strings.Contains(r.stdout, "All as it should be, in ") || r.stderr != "" {
 		t.Error(r)
 	}
-	for _, words := range []string{"*sandbox*", "refused: another task's", "refused: outside its scopes", "revoked: denied", "names no scope", "credential.refused", "dev-orchestrator"} {
+	for _, words := range []string{"*sandbox*", "refused: another task's", "refused: outside its scopes", "refused: it lacks customer_write", "revoked: denied", "names no scope", "credential.refused", "dev-orchestrator"} {
 		if !strings.Contains(r.stdout, words) {
 			t.Errorf("no %q in\n%s", words, r.stdout)
 		}
 	}
-	for _, secret := range []string{`tp[ctx]_[0-9A-Za-z]{36}`, `sk-sandbox-[0-9a-f]{40}`, `ya29\.[-._0-9A-Za-z]{20}`, `IQoJ[0-9A-Za-z+/]{100}`} {
+	for _, secret := range []string{`tp[ctx]_[0-9A-Za-z]{36}`, `sk-sandbox-[0-9a-f]{40}`, `ya29\.[-._0-9A-Za-z]{20}`, `rk_test_[0-9a-z]{40}`, `IQoJ[0-9A-Za-z+/]{100}`} {
 		if found := regexp.MustCompile(secret).FindString(r.stdout + r.stderr); found != "" {
 			t.Errorf("it shows %.12s…", found)
 		}
@@ -159,7 +159,7 @@ func TestDemoVerbose(t *testing.T) {
 	if !strings.Contains(r.stderr, `"msg":"request"`) {
 		t.Error(r)
 	}
-	for _, secret := range []string{`tp[ctx]_[0-9A-Za-z]{36}`, `sk-sandbox-[0-9a-f]{40}`, `ya29\.[-._0-9A-Za-z]{20}`, `IQoJ[0-9A-Za-z+/]{100}`} {
+	for _, secret := range []string{`tp[ctx]_[0-9A-Za-z]{36}`, `sk-sandbox-[0-9a-f]{40}`, `ya29\.[-._0-9A-Za-z]{20}`, `rk_test_[0-9a-z]{40}`, `IQoJ[0-9A-Za-z+/]{100}`} {
 		if found := regexp.MustCompile(secret).FindString(r.stderr); found != "" {
 			t.Errorf("the log shows %.12s…", found)
 		}

@@ -24,6 +24,7 @@ type cli struct {
 	Serve       serveCmd       `cmd:"" help:"Run the broker in production."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this build's schema, and set up its roles."`
 	Token       tokenCmd       `cmd:"" help:"Make, list and revoke callers' tokens."`
+	Pool        poolCmd        `cmd:"" help:"Manage the keys of a running broker's pools."`
 	Keyset      keysetCmd      `cmd:"" help:"Make a keyset that seals secrets at rest."`
 	CheckConfig checkConfigCmd `cmd:"" help:"Tell all that is wrong with a configuration file."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Exit 0 if a broker is ready."`
@@ -33,6 +34,7 @@ type cli struct {
 // env is what commands may touch of the outside.
 type env struct {
 	ctx    context.Context
+	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
 }
@@ -40,11 +42,11 @@ type env struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the program without the process, for tests.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	type exit int
 	defer func() {
 		switch e := recover().(type) {
@@ -67,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
 		return 2
 	}
-	if err := command.Run(&env{ctx, stdout, stderr}); err != nil && !errors.Is(err, context.Canceled) {
+	if err := command.Run(&env{ctx, stdin, stdout, stderr}); err != nil && !errors.Is(err, context.Canceled) {
 		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
 		if e, ok := errors.AsType[*broker.Error](err); ok {
 			for _, f := range e.Faults {

@@ -32,6 +32,7 @@ type node struct {
 	file    *config.File
 	logger  *slog.Logger
 	store   *store.Store
+	sealer  broker.Sealer
 	broker  *broker.Broker
 	callers *auth.Authenticator
 	server  *http.Server
@@ -57,7 +58,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	if err != nil {
 		return nil, err
 	}
-	n = &node{file: file, logger: logger}
+	n = &node{file: file, logger: logger, sealer: sealer}
 	n.stopping, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if n.schema, err = migrations.Latest(); err != nil {
 		return nil, err
@@ -128,7 +129,10 @@ func (n *node) close() {
 }
 
 func (n *node) deps() providers.Deps {
-	return providers.Deps{Slots: n.store, Denials: n.store, Accounts: n.store, Clock: time.Now, Logger: n.logger}
+	return providers.Deps{
+		Slots: n.store, Sealer: n.sealer, Denials: n.store, Accounts: n.store,
+		Handed: broker.Safe{Sealed: n.store, Sealer: n.sealer}, Clock: time.Now, Logger: n.logger,
+	}
 }
 
 // serve answers on the listener and does due work until ctx ends; then it finishes what it began, within the

@@ -114,8 +114,11 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 		"database_url": serviceURL, "aws_id": s.Sandbox.BrokerAccessKeyID, "aws_key": s.Sandbox.BrokerSecretAccessKey,
 		"gcp_token": s.Sandbox.GCPBrokerToken,
 	}
-	for i, key := range s.Sandbox.ModelKeys {
+	for i, key := range s.Sandbox.ModelKeys[:sandbox.PoolKeys] {
 		files[fmt.Sprintf("model_%d", i+1)] = key
+	}
+	for name, key := range s.Sandbox.StripeKeys {
+		files["stripe_"+name] = key
 	}
 	for name, value := range files {
 		if err := os.WriteFile(filepath.Join(keys, name), []byte(value+"\n"), 0o600); err != nil {
@@ -129,6 +132,7 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 	err = stackYAML.Execute(&text, map[string]any{
 		"Keys": keys, "AWS": s.Sandbox.AWSURL, "Role": sandbox.RoleARN, "Bucket": sandbox.Bucket, "Region": sandbox.Region,
 		"GCP": s.Sandbox.GCPURL, "GCPRPC": s.Sandbox.GCPRPC, "Shared": s.Sandbox.GCPShared, "Slots": s.Sandbox.GCPSlots,
+		"Stripe": s.Sandbox.StripeURL, "StripePermissions": sandbox.StripePermissions,
 	})
 	if err != nil {
 		return nil, err
@@ -243,6 +247,19 @@ profiles:
       token_file: "file:{{.Keys}}/gcp_token"
       endpoints: *google
       scopes: *objects
+  fleet-demo:
+    description: "sandbox: a key of a model API that several agents share; operators hand it in"
+    provider: pool
+    ttl: {default: 15m, min: 1s, max: 1h}
+    allow:
+      - callers: ["*"]
+    pool:
+      name: fleet
+      env: MODEL_API_KEY
+      scopes: ["call:model"]
+      disclosed: accept
+      max_holders: 10
+      check_every: 1s
   pool-demo:
     description: "sandbox: three plain keys of a model API"
     provider: pool
@@ -258,4 +275,24 @@ profiles:
         - {name: key-1, value: "file:{{.Keys}}/model_1"}
         - {name: key-2, value: "file:{{.Keys}}/model_2"}
         - {name: key-3, value: "file:{{.Keys}}/model_3"}
+  stripe-demo:
+    description: "sandbox: restricted keys of one Stripe account, the smallest that suffices"
+    provider: stripe
+    ttl: {default: 15m, min: 1s, max: 1h}
+    allow:
+      - callers: ["*"]
+    stripe:
+      mode: pool
+      endpoint: "{{.Stripe}}"
+      pool:
+        name: demo
+        disclosed: accept
+        keys:
+{{- range $name, $permissions := .StripePermissions}}
+          - {name: "{{$name}}", value: "file:{{$.Keys}}/stripe_{{$name}}", permissions: [{{range $i, $p := $permissions}}{{if $i}}, {{end}}{{$p}}{{end}}]}
+{{- end}}
+      scopes:
+        customers:read: {permissions: [customer_read]}
+        customers:write: {permissions: [customer_write]}
+        invoices:read: {permissions: [invoice_read]}
 `))

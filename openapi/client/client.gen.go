@@ -17,6 +17,27 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AdviceAction.
+const (
+	Halt    AdviceAction = "halt"
+	Refresh AdviceAction = "refresh"
+	Retry   AdviceAction = "retry"
+)
+
+// Valid indicates whether the value is a known member of the AdviceAction enum.
+func (e AdviceAction) Valid() bool {
+	switch e {
+	case Halt:
+		return true
+	case Refresh:
+		return true
+	case Retry:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for IssueRequestDelivery.
 const (
 	IssueRequestDeliveryInline IssueRequestDelivery = "inline"
@@ -47,6 +68,54 @@ func (e IssueSeveralRequestDelivery) Valid() bool {
 	case IssueSeveralRequestDeliveryInline:
 		return true
 	case IssueSeveralRequestDeliveryTicket:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PoolKeySource.
+const (
+	Reference PoolKeySource = "reference"
+	Sealed    PoolKeySource = "sealed"
+)
+
+// Valid indicates whether the value is a known member of the PoolKeySource enum.
+func (e PoolKeySource) Valid() bool {
+	switch e {
+	case Reference:
+		return true
+	case Sealed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PoolKeyState.
+const (
+	Available   PoolKeyState = "available"
+	Draining    PoolKeyState = "draining"
+	Held        PoolKeyState = "held"
+	Quarantined PoolKeyState = "quarantined"
+	Resting     PoolKeyState = "resting"
+	Retired     PoolKeyState = "retired"
+)
+
+// Valid indicates whether the value is a known member of the PoolKeyState enum.
+func (e PoolKeyState) Valid() bool {
+	switch e {
+	case Available:
+		return true
+	case Draining:
+		return true
+	case Held:
+		return true
+	case Quarantined:
+		return true
+	case Resting:
+		return true
+	case Retired:
 		return true
 	default:
 		return false
@@ -191,6 +260,50 @@ func (e ListAuditEventsParamsOrder) Valid() bool {
 	}
 }
 
+// Defines values for ChangePoolKeyParamsAction.
+const (
+	Abort      ChangePoolKeyParamsAction = "abort"
+	Free       ChangePoolKeyParamsAction = "free"
+	Quarantine ChangePoolKeyParamsAction = "quarantine"
+	Retire     ChangePoolKeyParamsAction = "retire"
+)
+
+// Valid indicates whether the value is a known member of the ChangePoolKeyParamsAction enum.
+func (e ChangePoolKeyParamsAction) Valid() bool {
+	switch e {
+	case Abort:
+		return true
+	case Free:
+		return true
+	case Quarantine:
+		return true
+	case Retire:
+		return true
+	default:
+		return false
+	}
+}
+
+// Advice defines model for Advice.
+type Advice struct {
+	// Action `retry`: the same request, later; it is no matter of the credential. `refresh`: there is a newer version, resolve it.
+	// `halt`: stop. Never the same secret again after a 401.
+	Action AdviceAction `json:"action"`
+
+	// Cause Why: replaced, newer_version, key_quarantined, refused_again, scope, revoked, …
+	Cause string `json:"cause"`
+
+	// RetryAfterSeconds When to come back; where that can help.
+	RetryAfterSeconds float32 `json:"retry_after_seconds,omitempty,omitzero"`
+
+	// Version With `refresh`; the one to resolve.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// AdviceAction `retry`: the same request, later; it is no matter of the credential. `refresh`: there is a newer version, resolve it.
+// `halt`: stop. Never the same secret again after a 401.
+type AdviceAction string
+
 // AuditEvent defines model for AuditEvent.
 type AuditEvent struct {
 	AgentID      string            `json:"agent_id,omitempty,omitzero"`
@@ -245,6 +358,11 @@ type AuditPage struct {
 
 	// NextCursor Absent at the end.
 	NextCursor string `json:"next_cursor,omitempty,omitzero"`
+}
+
+// ChangePoolKey defines model for ChangePoolKey.
+type ChangePoolKey struct {
+	Reason string `json:"reason,omitempty,omitzero"`
 }
 
 // Credential defines model for Credential.
@@ -417,6 +535,60 @@ type IssuedCredentials struct {
 	Credentials []IssuedCredential `json:"credentials"`
 }
 
+// NewPoolKey defines model for NewPoolKey.
+type NewPoolKey struct {
+	Labels map[string]ID `json:"labels,omitempty,omitzero"`
+
+	// Name The caller's own id of a task or an agent, or a name from the configuration.
+	Name   ID       `json:"name"`
+	Scopes []string `json:"scopes,omitempty,omitzero"`
+	Value  string   `json:"value"`
+
+	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
+	VendorID ID `json:"vendor_id,omitempty,omitzero"`
+}
+
+// PoolKey defines model for PoolKey.
+type PoolKey struct {
+	// BackAt When the next one is due back.
+	BackAt    time.Time `json:"back_at,omitempty,omitzero"`
+	ChangedAt time.Time `json:"changed_at,omitempty,omitzero"`
+
+	// Fingerprint sha256:… of its present value, as last seen.
+	Fingerprint string            `json:"fingerprint,omitempty,omitzero"`
+	Labels      map[string]string `json:"labels,omitempty,omitzero"`
+	Name        string            `json:"name"`
+
+	// Reason Of quarantine and retirement.
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// Refusals Reported in a row.
+	Refusals int      `json:"refusals,omitempty,omitzero"`
+	Rotation Rotation `json:"rotation,omitempty,omitzero"`
+
+	// Scopes What it can do; absent means all of the pool's.
+	Scopes []string `json:"scopes,omitempty,omitzero"`
+
+	// Seats How many are in which state.
+	Seats map[string]int `json:"seats,omitempty,omitzero"`
+
+	// Source `sealed`: its value was handed in.
+	Source   PoolKeySource `json:"source"`
+	State    PoolKeyState  `json:"state"`
+	VendorID string        `json:"vendor_id,omitempty,omitzero"`
+}
+
+// PoolKeySource `sealed`: its value was handed in.
+type PoolKeySource string
+
+// PoolKeyState defines model for PoolKey.State.
+type PoolKeyState string
+
+// PoolKeyList defines model for PoolKeyList.
+type PoolKeyList struct {
+	Keys []PoolKey `json:"keys"`
+}
+
 // Problem defines model for Problem.
 type Problem struct {
 	Code              string  `json:"code"`
@@ -476,6 +648,18 @@ type RefreshRequest struct {
 	Version int `json:"version,omitempty,omitzero"`
 }
 
+// Report defines model for Report.
+type Report struct {
+	// RetryAfterSeconds As the upstream said.
+	RetryAfterSeconds int `json:"retry_after_seconds,omitempty,omitzero"`
+
+	// Status What the upstream answered.
+	Status int `json:"status"`
+
+	// Version The version that was used.
+	Version int `json:"version"`
+}
+
 // ResolvedCredential defines model for ResolvedCredential.
 type ResolvedCredential struct {
 	CacheForSeconds float64   `json:"cache_for_seconds"`
@@ -526,6 +710,29 @@ type RevokeRequest struct {
 	Reason string `json:"reason,omitempty,omitzero"`
 }
 
+// RotatePoolKey defines model for RotatePoolKey.
+type RotatePoolKey struct {
+	// DeadlineSeconds Absent means an hour.
+	DeadlineSeconds int    `json:"deadline_seconds,omitempty,omitzero"`
+	Value           string `json:"value"`
+
+	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
+	VendorID ID `json:"vendor_id,omitempty,omitzero"`
+}
+
+// Rotation defines model for Rotation.
+type Rotation struct {
+	Deadline time.Time `json:"deadline"`
+	Holders  int       `json:"holders"`
+	ID       string    `json:"id"`
+
+	// Moved Of the holders; those that have resolved the new value.
+	Moved          int       `json:"moved"`
+	NewFingerprint string    `json:"new_fingerprint,omitempty,omitzero"`
+	OldFingerprint string    `json:"old_fingerprint,omitempty,omitzero"`
+	StartedAt      time.Time `json:"started_at"`
+}
+
 // Secret defines model for Secret.
 type Secret struct {
 	// Env The environment variables that the vendor's own tools read.
@@ -563,6 +770,12 @@ type CredentialID = string
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
+
+// Key The caller's own id of a task or an agent, or a name from the configuration.
+type Key = ID
+
+// Pool The caller's own id of a task or an agent, or a name from the configuration.
+type Pool = ID
 
 // TaskID defines model for TaskID.
 type TaskID = string
@@ -633,6 +846,9 @@ type WatchCredentialParams struct {
 	Wait *string `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
+// ChangePoolKeyParamsAction defines parameters for ChangePoolKey.
+type ChangePoolKeyParamsAction string
+
 // IssueTaskCredentialsParams defines parameters for IssueTaskCredentials.
 type IssueTaskCredentialsParams struct {
 	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
@@ -646,8 +862,20 @@ type IssueCredentialJSONRequestBody = IssueRequest
 // RefreshCredentialJSONRequestBody defines body for RefreshCredential for application/json ContentType.
 type RefreshCredentialJSONRequestBody = RefreshRequest
 
+// ReportCredentialJSONRequestBody defines body for ReportCredential for application/json ContentType.
+type ReportCredentialJSONRequestBody = Report
+
 // RevokeCredentialJSONRequestBody defines body for RevokeCredential for application/json ContentType.
 type RevokeCredentialJSONRequestBody = RevokeRequest
+
+// AddPoolKeyJSONRequestBody defines body for AddPoolKey for application/json ContentType.
+type AddPoolKeyJSONRequestBody = NewPoolKey
+
+// RotatePoolKeyJSONRequestBody defines body for RotatePoolKey for application/json ContentType.
+type RotatePoolKeyJSONRequestBody = RotatePoolKey
+
+// ChangePoolKeyJSONRequestBody defines body for ChangePoolKey for application/json ContentType.
+type ChangePoolKeyJSONRequestBody = ChangePoolKey
 
 // IssueTaskCredentialsJSONRequestBody defines body for IssueTaskCredentials for application/json ContentType.
 type IssueTaskCredentialsJSONRequestBody = IssueSeveralRequest
@@ -801,6 +1029,30 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
 	RefreshCredential(ctx context.Context, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ReportCredentialWithBody Say what the upstream answered, and be told what to do
+	//
+	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+	// scopes and changes nothing. Below 400 ends the row.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+	ReportCredentialWithBody(ctx context.Context, id CredentialID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportCredential Say what the upstream answered, and be told what to do
+	//
+	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+	// scopes and changes nothing. Below 400 ends the row.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+	ReportCredential(ctx context.Context, id CredentialID, body ReportCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ResolveCredential The current secret, for the holder of the reference
 	//
 	// For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
@@ -836,6 +1088,75 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
 	WatchCredential(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListPoolKeys A pool's keys, for operators and auditors
+	//
+	// Those of the configuration and those that were handed in. Never a value.
+	//
+	// Corresponds with GET /v1/pools/{pool}/keys (the `ListPoolKeys` operationId).
+	ListPoolKeys(ctx context.Context, pool Pool, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddPoolKeyWithBody Put a key into a pool
+	//
+	// For operators. The value is sealed, and given to nobody but its holders.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+	AddPoolKeyWithBody(ctx context.Context, pool Pool, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddPoolKey Put a key into a pool
+	//
+	// For operators. The value is sealed, and given to nobody but its holders.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+	AddPoolKey(ctx context.Context, pool Pool, body AddPoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotatePoolKeyWithBody Give a key another value, and move its holders
+	//
+	// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+	// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+	// (`moved` of `holders`), or at the deadline.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+	RotatePoolKeyWithBody(ctx context.Context, pool Pool, key Key, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotatePoolKey Give a key another value, and move its holders
+	//
+	// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+	// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+	// (`moved` of `holders`), or at the deadline.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+	RotatePoolKey(ctx context.Context, pool Pool, key Key, body RotatePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ChangePoolKeyWithBody Put a key into quarantine, free or retire it, or abort its rotation
+	//
+	// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+	// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+	// is not ended by any of these: revoke it.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+	ChangePoolKeyWithBody(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ChangePoolKey Put a key into quarantine, free or retire it, or abort its rotation
+	//
+	// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+	// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+	// is not ended by any of these: revoke it.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+	ChangePoolKey(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, body ChangePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListProfiles What this caller may ask for, and what each provider promises
 	//
@@ -1043,6 +1364,50 @@ func (c *Client) RefreshCredential(ctx context.Context, id CredentialID, params 
 	return c.Client.Do(req)
 }
 
+// ReportCredentialWithBody Say what the upstream answered, and be told what to do
+//
+// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+// scopes and changes nothing. Below 400 ends the row.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+func (c *Client) ReportCredentialWithBody(ctx context.Context, id CredentialID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportCredentialRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportCredential Say what the upstream answered, and be told what to do
+//
+// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+// scopes and changes nothing. Below 400 ends the row.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+func (c *Client) ReportCredential(ctx context.Context, id CredentialID, body ReportCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportCredentialRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ResolveCredential The current secret, for the holder of the reference
 //
 // For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
@@ -1109,6 +1474,145 @@ func (c *Client) RevokeCredential(ctx context.Context, id CredentialID, body Rev
 // Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
 func (c *Client) WatchCredential(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewWatchCredentialRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPoolKeys A pool's keys, for operators and auditors
+//
+// Those of the configuration and those that were handed in. Never a value.
+//
+// Corresponds with GET /v1/pools/{pool}/keys (the `ListPoolKeys` operationId).
+func (c *Client) ListPoolKeys(ctx context.Context, pool Pool, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPoolKeysRequest(c.Server, pool)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddPoolKeyWithBody Put a key into a pool
+//
+// For operators. The value is sealed, and given to nobody but its holders.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+func (c *Client) AddPoolKeyWithBody(ctx context.Context, pool Pool, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddPoolKeyRequestWithBody(c.Server, pool, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddPoolKey Put a key into a pool
+//
+// For operators. The value is sealed, and given to nobody but its holders.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+func (c *Client) AddPoolKey(ctx context.Context, pool Pool, body AddPoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddPoolKeyRequest(c.Server, pool, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotatePoolKeyWithBody Give a key another value, and move its holders
+//
+// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+// (`moved` of `holders`), or at the deadline.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+func (c *Client) RotatePoolKeyWithBody(ctx context.Context, pool Pool, key Key, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotatePoolKeyRequestWithBody(c.Server, pool, key, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotatePoolKey Give a key another value, and move its holders
+//
+// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+// (`moved` of `holders`), or at the deadline.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+func (c *Client) RotatePoolKey(ctx context.Context, pool Pool, key Key, body RotatePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotatePoolKeyRequest(c.Server, pool, key, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ChangePoolKeyWithBody Put a key into quarantine, free or retire it, or abort its rotation
+//
+// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+// is not ended by any of these: revoke it.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+func (c *Client) ChangePoolKeyWithBody(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewChangePoolKeyRequestWithBody(c.Server, pool, key, action, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ChangePoolKey Put a key into quarantine, free or retire it, or abort its rotation
+//
+// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+// is not ended by any of these: revoke it.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+func (c *Client) ChangePoolKey(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, body ChangePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewChangePoolKeyRequest(c.Server, pool, key, action, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1728,6 +2232,53 @@ func NewRefreshCredentialRequestWithBody(server string, id CredentialID, params 
 	return req, nil
 }
 
+// NewReportCredentialRequest calls the generic ReportCredential builder with application/json body
+func NewReportCredentialRequest(server string, id CredentialID, body ReportCredentialJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReportCredentialRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewReportCredentialRequestWithBody constructs an http.Request for the ReportCredential method, with any body, and a specified content type
+func NewReportCredentialRequestWithBody(server string, id CredentialID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/credentials/%s/reports", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewResolveCredentialRequest constructs an http.Request for the ResolveCredential method
 func NewResolveCredentialRequest(server string, id CredentialID, params *ResolveCredentialParams) (*http.Request, error) {
 	var err error
@@ -1889,6 +2440,202 @@ func NewWatchCredentialRequest(server string, id CredentialID, params *WatchCred
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewListPoolKeysRequest constructs an http.Request for the ListPoolKeys method
+func NewListPoolKeysRequest(server string, pool Pool) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "pool", pool, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pools/%s/keys", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddPoolKeyRequest calls the generic AddPoolKey builder with application/json body
+func NewAddPoolKeyRequest(server string, pool Pool, body AddPoolKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddPoolKeyRequestWithBody(server, pool, "application/json", bodyReader)
+}
+
+// NewAddPoolKeyRequestWithBody constructs an http.Request for the AddPoolKey method, with any body, and a specified content type
+func NewAddPoolKeyRequestWithBody(server string, pool Pool, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "pool", pool, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pools/%s/keys", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRotatePoolKeyRequest calls the generic RotatePoolKey builder with application/json body
+func NewRotatePoolKeyRequest(server string, pool Pool, key Key, body RotatePoolKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotatePoolKeyRequestWithBody(server, pool, key, "application/json", bodyReader)
+}
+
+// NewRotatePoolKeyRequestWithBody constructs an http.Request for the RotatePoolKey method, with any body, and a specified content type
+func NewRotatePoolKeyRequestWithBody(server string, pool Pool, key Key, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "pool", pool, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "key", key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pools/%s/keys/%s/rotate", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewChangePoolKeyRequest calls the generic ChangePoolKey builder with application/json body
+func NewChangePoolKeyRequest(server string, pool Pool, key Key, action ChangePoolKeyParamsAction, body ChangePoolKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewChangePoolKeyRequestWithBody(server, pool, key, action, "application/json", bodyReader)
+}
+
+// NewChangePoolKeyRequestWithBody constructs an http.Request for the ChangePoolKey method, with any body, and a specified content type
+func NewChangePoolKeyRequestWithBody(server string, pool Pool, key Key, action ChangePoolKeyParamsAction, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "pool", pool, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "key", key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "action", action, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pools/%s/keys/%s/%s", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -2222,6 +2969,30 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/credentials/{id}/refresh (the `RefreshCredential` operationId).
 	RefreshCredentialWithResponse(ctx context.Context, id CredentialID, params *RefreshCredentialParams, body RefreshCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*RefreshCredentialResponse, error)
 
+	// ReportCredentialWithBodyWithResponse Say what the upstream answered, and be told what to do
+	//
+	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+	// scopes and changes nothing. Below 400 ends the row.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+	ReportCredentialWithBodyWithResponse(ctx context.Context, id CredentialID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportCredentialResponse, error)
+
+	// ReportCredentialWithResponse Say what the upstream answered, and be told what to do
+	//
+	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+	// scopes and changes nothing. Below 400 ends the row.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+	ReportCredentialWithResponse(ctx context.Context, id CredentialID, body ReportCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportCredentialResponse, error)
+
 	// ResolveCredentialWithResponse The current secret, for the holder of the reference
 	//
 	// For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
@@ -2261,6 +3032,77 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
 	WatchCredentialWithResponse(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*WatchCredentialResponse, error)
+
+	// ListPoolKeysWithResponse A pool's keys, for operators and auditors
+	//
+	// Those of the configuration and those that were handed in. Never a value.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/pools/{pool}/keys (the `ListPoolKeys` operationId).
+	ListPoolKeysWithResponse(ctx context.Context, pool Pool, reqEditors ...RequestEditorFn) (*ListPoolKeysResponse, error)
+
+	// AddPoolKeyWithBodyWithResponse Put a key into a pool
+	//
+	// For operators. The value is sealed, and given to nobody but its holders.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+	AddPoolKeyWithBodyWithResponse(ctx context.Context, pool Pool, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddPoolKeyResponse, error)
+
+	// AddPoolKeyWithResponse Put a key into a pool
+	//
+	// For operators. The value is sealed, and given to nobody but its holders.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+	AddPoolKeyWithResponse(ctx context.Context, pool Pool, body AddPoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddPoolKeyResponse, error)
+
+	// RotatePoolKeyWithBodyWithResponse Give a key another value, and move its holders
+	//
+	// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+	// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+	// (`moved` of `holders`), or at the deadline.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+	RotatePoolKeyWithBodyWithResponse(ctx context.Context, pool Pool, key Key, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotatePoolKeyResponse, error)
+
+	// RotatePoolKeyWithResponse Give a key another value, and move its holders
+	//
+	// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+	// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+	// (`moved` of `holders`), or at the deadline.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+	RotatePoolKeyWithResponse(ctx context.Context, pool Pool, key Key, body RotatePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RotatePoolKeyResponse, error)
+
+	// ChangePoolKeyWithBodyWithResponse Put a key into quarantine, free or retire it, or abort its rotation
+	//
+	// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+	// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+	// is not ended by any of these: revoke it.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+	ChangePoolKeyWithBodyWithResponse(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ChangePoolKeyResponse, error)
+
+	// ChangePoolKeyWithResponse Put a key into quarantine, free or retire it, or abort its rotation
+	//
+	// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+	// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+	// is not ended by any of these: revoke it.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+	ChangePoolKeyWithResponse(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, body ChangePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangePoolKeyResponse, error)
 
 	// ListProfilesWithResponse What this caller may ask for, and what each provider promises
 	//
@@ -2608,6 +3450,61 @@ func (r RefreshCredentialResponse) ContentType() string {
 	return ""
 }
 
+// ReportCredentialResponseDefaultHeaders the declared response headers of an HTTP default response for ReportCredential
+type ReportCredentialResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ReportCredentialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Advice
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ReportCredentialResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReportCredentialResponse) GetJSON200() *Advice {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReportCredentialResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportCredentialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportCredentialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportCredentialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ResolveCredentialResponse200Headers the declared response headers of an HTTP 200 response for ResolveCredential
 type ResolveCredentialResponse200Headers struct {
 	ETag string
@@ -2788,6 +3685,226 @@ func (r WatchCredentialResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r WatchCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListPoolKeysResponseDefaultHeaders the declared response headers of an HTTP default response for ListPoolKeys
+type ListPoolKeysResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ListPoolKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PoolKeyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ListPoolKeysResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPoolKeysResponse) GetJSON200() *PoolKeyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPoolKeysResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPoolKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPoolKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPoolKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPoolKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// AddPoolKeyResponseDefaultHeaders the declared response headers of an HTTP default response for AddPoolKey
+type AddPoolKeyResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type AddPoolKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *PoolKey
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *AddPoolKeyResponseDefaultHeaders
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddPoolKeyResponse) GetJSON201() *PoolKey {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddPoolKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddPoolKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddPoolKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddPoolKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddPoolKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RotatePoolKeyResponseDefaultHeaders the declared response headers of an HTTP default response for RotatePoolKey
+type RotatePoolKeyResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type RotatePoolKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *PoolKey
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RotatePoolKeyResponseDefaultHeaders
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r RotatePoolKeyResponse) GetJSON202() *PoolKey {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RotatePoolKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RotatePoolKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotatePoolKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotatePoolKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotatePoolKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ChangePoolKeyResponseDefaultHeaders the declared response headers of an HTTP default response for ChangePoolKey
+type ChangePoolKeyResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ChangePoolKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PoolKey
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ChangePoolKeyResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ChangePoolKeyResponse) GetJSON200() *PoolKey {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ChangePoolKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ChangePoolKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ChangePoolKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ChangePoolKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ChangePoolKeyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -3193,6 +4310,42 @@ func (c *ClientWithResponses) RefreshCredentialWithResponse(ctx context.Context,
 	return ParseRefreshCredentialResponse(rsp)
 }
 
+// ReportCredentialWithBodyWithResponse Say what the upstream answered, and be told what to do
+//
+// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+// scopes and changes nothing. Below 400 ends the row.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+func (c *ClientWithResponses) ReportCredentialWithBodyWithResponse(ctx context.Context, id CredentialID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportCredentialResponse, error) {
+	rsp, err := c.ReportCredentialWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportCredentialResponse(rsp)
+}
+
+// ReportCredentialWithResponse Say what the upstream answered, and be told what to do
+//
+// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
+// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
+// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
+// scopes and changes nothing. Below 400 ends the row.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/credentials/{id}/reports (the `ReportCredential` operationId).
+func (c *ClientWithResponses) ReportCredentialWithResponse(ctx context.Context, id CredentialID, body ReportCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportCredentialResponse, error) {
+	rsp, err := c.ReportCredential(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportCredentialResponse(rsp)
+}
+
 // ResolveCredentialWithResponse The current secret, for the holder of the reference
 //
 // For the caller it was issued to and for the task's own token. Keep the answer for `cache_for_seconds` at the most,
@@ -3255,6 +4408,119 @@ func (c *ClientWithResponses) WatchCredentialWithResponse(ctx context.Context, i
 		return nil, err
 	}
 	return ParseWatchCredentialResponse(rsp)
+}
+
+// ListPoolKeysWithResponse A pool's keys, for operators and auditors
+//
+// Those of the configuration and those that were handed in. Never a value.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/pools/{pool}/keys (the `ListPoolKeys` operationId).
+func (c *ClientWithResponses) ListPoolKeysWithResponse(ctx context.Context, pool Pool, reqEditors ...RequestEditorFn) (*ListPoolKeysResponse, error) {
+	rsp, err := c.ListPoolKeys(ctx, pool, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPoolKeysResponse(rsp)
+}
+
+// AddPoolKeyWithBodyWithResponse Put a key into a pool
+//
+// For operators. The value is sealed, and given to nobody but its holders.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+func (c *ClientWithResponses) AddPoolKeyWithBodyWithResponse(ctx context.Context, pool Pool, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddPoolKeyResponse, error) {
+	rsp, err := c.AddPoolKeyWithBody(ctx, pool, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddPoolKeyResponse(rsp)
+}
+
+// AddPoolKeyWithResponse Put a key into a pool
+//
+// For operators. The value is sealed, and given to nobody but its holders.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pools/{pool}/keys (the `AddPoolKey` operationId).
+func (c *ClientWithResponses) AddPoolKeyWithResponse(ctx context.Context, pool Pool, body AddPoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddPoolKeyResponse, error) {
+	rsp, err := c.AddPoolKey(ctx, pool, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddPoolKeyResponse(rsp)
+}
+
+// RotatePoolKeyWithBodyWithResponse Give a key another value, and move its holders
+//
+// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+// (`moved` of `holders`), or at the deadline.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+func (c *ClientWithResponses) RotatePoolKeyWithBodyWithResponse(ctx context.Context, pool Pool, key Key, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotatePoolKeyResponse, error) {
+	rsp, err := c.RotatePoolKeyWithBody(ctx, pool, key, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotatePoolKeyResponse(rsp)
+}
+
+// RotatePoolKeyWithResponse Give a key another value, and move its holders
+//
+// For operators, and keys that were handed in; a key by reference is rotated at its source. Every holder gets a next
+// version, and learns of it by watching or resolving. The old value is not needed any more when all have resolved it
+// (`moved` of `holders`), or at the deadline.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/rotate (the `RotatePoolKey` operationId).
+func (c *ClientWithResponses) RotatePoolKeyWithResponse(ctx context.Context, pool Pool, key Key, body RotatePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RotatePoolKeyResponse, error) {
+	rsp, err := c.RotatePoolKey(ctx, pool, key, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotatePoolKeyResponse(rsp)
+}
+
+// ChangePoolKeyWithBodyWithResponse Put a key into quarantine, free or retire it, or abort its rotation
+//
+// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+// is not ended by any of these: revoke it.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+func (c *ClientWithResponses) ChangePoolKeyWithBodyWithResponse(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ChangePoolKeyResponse, error) {
+	rsp, err := c.ChangePoolKeyWithBody(ctx, pool, key, action, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseChangePoolKeyResponse(rsp)
+}
+
+// ChangePoolKeyWithResponse Put a key into quarantine, free or retire it, or abort its rotation
+//
+// For operators. `quarantine`: not handed out until its value has changed, or `free`. `retire`: never again; a value that was
+// handed in is wiped. `abort`: the key has its value of before again, and holders that moved move back. What holds the key
+// is not ended by any of these: revoke it.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/pools/{pool}/keys/{key}/{action} (the `ChangePoolKey` operationId).
+func (c *ClientWithResponses) ChangePoolKeyWithResponse(ctx context.Context, pool Pool, key Key, action ChangePoolKeyParamsAction, body ChangePoolKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangePoolKeyResponse, error) {
+	rsp, err := c.ChangePoolKey(ctx, pool, key, action, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseChangePoolKeyResponse(rsp)
 }
 
 // ListProfilesWithResponse What this caller may ask for, and what each provider promises
@@ -3605,6 +4871,52 @@ func ParseRefreshCredentialResponse(rsp *http.Response) (*RefreshCredentialRespo
 	return response, nil
 }
 
+// ParseReportCredentialResponse parses an HTTP response from a ReportCredentialWithResponse call
+func ParseReportCredentialResponse(rsp *http.Response) (*ReportCredentialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportCredentialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Advice
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ReportCredentialResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseResolveCredentialResponse parses an HTTP response from a ResolveCredentialWithResponse call
 func ParseResolveCredentialResponse(rsp *http.Response) (*ResolveCredentialResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -3763,6 +5075,190 @@ func ParseWatchCredentialResponse(rsp *http.Response) (*WatchCredentialResponse,
 	switch {
 	case true:
 		var headers WatchCredentialResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListPoolKeysResponse parses an HTTP response from a ListPoolKeysWithResponse call
+func ParseListPoolKeysResponse(rsp *http.Response) (*ListPoolKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPoolKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PoolKeyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ListPoolKeysResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseAddPoolKeyResponse parses an HTTP response from a AddPoolKeyWithResponse call
+func ParseAddPoolKeyResponse(rsp *http.Response) (*AddPoolKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddPoolKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest PoolKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers AddPoolKeyResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRotatePoolKeyResponse parses an HTTP response from a RotatePoolKeyWithResponse call
+func ParseRotatePoolKeyResponse(rsp *http.Response) (*RotatePoolKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotatePoolKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest PoolKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RotatePoolKeyResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseChangePoolKeyResponse parses an HTTP response from a ChangePoolKeyWithResponse call
+func ParseChangePoolKeyResponse(rsp *http.Response) (*ChangePoolKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ChangePoolKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PoolKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ChangePoolKeyResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

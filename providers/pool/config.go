@@ -3,9 +3,12 @@ package pool
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/pool/connect"
+	"github.com/taskpass/taskpass/providers/pool/resolve"
 )
 
 // Config is the `pool` section of a profile.
@@ -18,13 +21,40 @@ type Config struct {
 	// Disclosed must say "accept": an agent that has seen a plain key can use it after its credential's end, and this
 	// broker cannot stop it. By it the operator says that the agents are trusted to that extent.
 	Disclosed string `yaml:"disclosed"`
+
+	// Vendor, where given, has the vendor refuse a revoked key, or makes a key for each task. Then no key is configured.
+	Vendor *connect.Config `yaml:"vendor"`
+
+	Stores resolve.Config `yaml:"stores"` // how secret stores are reached, for references other than env: and file:
+
+	// Reuse says what becomes of a key after a normal end, when an agent has seen it: "trusted" (the default): it goes back;
+	// "after_rotation": it rests until its value has changed. After a revocation it always does.
+	Reuse string        `yaml:"reuse"`
+	Rest  time.Duration `yaml:"rest"` // how long a key is left alone between holders, so that late calls are told apart; absent: not at all
+
+	MaxHolders int               `yaml:"max_holders"` // how many credentials may hold one key at once; absent: 1
+	Select     map[string]string `yaml:"select"`      // labels that a key must have for this profile; absent: any key will do
+
+	MaxRefusals int           `yaml:"max_refusals"` // 401s in a row that put a key into quarantine; absent: 3
+	Deadline    time.Duration `yaml:"deadline"`     // how long holders have to move when a value changes at its source; absent: 1h
+	CheckEvery  time.Duration `yaml:"check_every"`  // how often references are read; absent: 15s
 }
 
 // Key is one key, by reference.
 type Key struct {
-	Name  string     `yaml:"name"`
-	Value broker.Ref `yaml:"value"`
+	Name   string            `yaml:"name"`
+	Value  broker.Ref        `yaml:"value"`  // env:, file:, or a secret store's: see package resolve
+	Scopes []string          `yaml:"scopes"` // what it can do, of the pool's scopes; absent: all of them
+	Labels map[string]string `yaml:"labels"`
+
+	VendorID string `yaml:"vendor_id"` // by what the vendor knows the value; absent: it cannot be told to refuse it
 }
+
+const (
+	defaultRefusals = 3
+	defaultCheck    = 15 * time.Second
+	maxHolders      = 1000
+)
 
 // ScopeNames lists the scopes, sorted.
 func (c Config) ScopeNames() []string {
@@ -38,9 +68,22 @@ const maxTTL = 30 * 24 * time.Hour
 
 // Capabilities are the promises of this configuration.
 func (c Config) Capabilities() broker.Capabilities {
-	return broker.Capabilities{
+	caps := broker.Capabilities{
 		MinTTL: time.Second, MaxTTL: maxTTL, Revoke: broker.RevokeNone, Disclosed: c.Disclosed == "accept",
 	}
+	if c.Vendor == nil || len(c.Vendor.Check()) > 0 {
+		return caps
+	}
+	if c.Vendor.Makes() {
+		if maker, err := connect.OpenMaker(*c.Vendor, connect.Wire{}); err == nil {
+			caps.Revoke, caps.RevokeLag = maker.Revoke()
+		}
+		return caps
+	}
+	if ender, err := connect.OpenEnder(*c.Vendor, connect.Wire{}); err == nil {
+		caps.Revoke, caps.RevokeLag = ender.Revoke()
+	}
+	return caps
 }
 
 // Check returns all that is wrong; pointers are paths within the section, as in "keys[0].value".
@@ -52,20 +95,20 @@ func (c Config) Check() []broker.Fault {
 	if !broker.ValidID(c.Name) {
 		add("name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 	}
-	if len(c.Keys) == 0 {
-		add("keys", "names no key")
-	}
 	names, values := map[string]bool{}, map[broker.Ref]bool{}
 	for i, k := range c.Keys {
 		at := fmt.Sprintf("keys[%d]", i)
+		faults = append(faults, k.check(at, c.Scopes)...)
 		if !broker.ValidID(k.Name) {
 			add(at+".name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 		}
 		if names[k.Name] {
 			add(at+".name", "stands twice")
 		}
-		if err := k.Value.Check(); err != nil {
+		if err := resolve.CheckRef(string(k.Value)); err != nil {
 			add(at+".value", "%v", err)
+		} else if strings.HasPrefix(string(k.Value), "vault:") && c.Stores.Vault.Address == "" {
+			add(at+".value", "needs stores.vault.address")
 		} else if values[k.Value] {
 			add(at+".value", "is another key's too: one key has one holder")
 		}
@@ -84,5 +127,77 @@ func (c Config) Check() []broker.Fault {
 	if c.Disclosed != "" && c.Disclosed != "accept" {
 		add("disclosed", "can only say accept")
 	}
+	faults = append(faults, c.checkVendor()...)
+	return append(faults, c.checkUse()...)
+}
+
+// checkVendor checks where values are kept and who is told of them.
+func (c Config) checkVendor() []broker.Fault {
+	var faults []broker.Fault
+	add := func(pointer, reason string) {
+		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
+	}
+	for _, f := range c.Stores.Check() {
+		add("stores."+f.Pointer, f.Reason)
+	}
+	if c.Vendor != nil {
+		for _, f := range c.Vendor.Check() {
+			add(strings.TrimSuffix("vendor."+f.Pointer, "."), f.Reason)
+		}
+		switch {
+		case c.Vendor.Makes() && len(c.Keys) > 0:
+			add("keys", "do not belong here: the vendor makes a key for each task")
+		case !c.Vendor.Makes() && c.Disclosed == "":
+			add("disclosed", "must say accept: after a normal end a key that its agent has seen goes back, and still works")
+		}
+	}
 	return faults
+}
+
+// checkUse checks how keys are handed on.
+func (c Config) checkUse() []broker.Fault {
+	var faults []broker.Fault
+	add := func(pointer, format string, args ...any) {
+		faults = append(faults, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
+	}
+	if c.Reuse != "" && c.Reuse != "trusted" && c.Reuse != "after_rotation" {
+		add("reuse", "is neither trusted nor after_rotation")
+	}
+	if c.MaxHolders < 0 || c.MaxHolders > maxHolders {
+		add("max_holders", "is not between 1 and %d", maxHolders)
+	}
+	if c.MaxRefusals < 0 || c.MaxRefusals > 100 {
+		add("max_refusals", "is not between 1 and 100")
+	}
+	for pointer, d := range map[string]struct{ is, low, high time.Duration }{
+		"rest": {c.Rest, time.Second, 24 * time.Hour}, "deadline": {c.Deadline, time.Minute, 7 * 24 * time.Hour},
+		"check_every": {c.CheckEvery, time.Second, time.Hour},
+	} {
+		if d.is != 0 && (d.is < d.low || d.is > d.high) {
+			add(pointer, "is not between %s and %s", d.low, d.high)
+		}
+	}
+	return append(faults, labelFaults("select", c.Select)...)
+}
+
+func labelFaults(at string, labels map[string]string) (faults []broker.Fault) {
+	for name, value := range labels {
+		if !broker.ValidID(name) || !broker.ValidID(value) {
+			faults = append(faults, broker.Fault{Pointer: at, Reason: "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+		}
+	}
+	return faults
+}
+
+func (k Key) check(at string, scopes []string) []broker.Fault {
+	var faults []broker.Fault
+	for i, s := range k.Scopes {
+		if !slices.Contains(scopes, s) {
+			faults = append(faults, broker.Fault{Pointer: fmt.Sprintf("%s.scopes[%d]", at, i), Reason: "is not a scope of the pool"})
+		}
+	}
+	if k.VendorID != "" && !broker.ValidID(k.VendorID) {
+		faults = append(faults, broker.Fault{Pointer: at + ".vendor_id", Reason: "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+	}
+	return append(faults, labelFaults(at+".labels", k.Labels)...)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
+	"github.com/taskpass/taskpass/broker/seal"
 	"github.com/taskpass/taskpass/broker/store"
 	"github.com/taskpass/taskpass/migrations"
 )
@@ -20,6 +21,19 @@ const login = "taskpass_pool_test"
 // ledgerURL is the one database of all tests here: the template itself, for no test copies it. Each has pools and keys of
 // its own.
 var ledgerURL string
+
+// sealer seals what is handed in, in all tests here.
+var sealer = func() broker.Sealer {
+	keyset, err := seal.NewKeyset()
+	if err != nil {
+		panic(err)
+	}
+	s, err := seal.New(keyset)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}()
 
 func TestMain(m *testing.M) {
 	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {

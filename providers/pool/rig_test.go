@@ -125,7 +125,7 @@ func open(t testing.TB, c pool.Config, ledger broker.Slots, clock func() time.Ti
 	if faults := c.Check(); len(faults) > 0 {
 		t.Fatalf("configuration: %v", faults)
 	}
-	p, err := pool.New(c, ledger, clock)
+	p, err := pool.New(c, pool.Deps{Slots: ledger, Sealer: sealer, Clock: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func (r *rig) alive(t testing.TB, _ broker.Credential, secret broker.Bundle) boo
 // holders are the credentials that hold a key of the pool, by the key's name.
 func (r *rig) holders(t testing.TB, ledger *store.Store) map[string]broker.CredentialID {
 	t.Helper()
-	rows, err := ledger.Pool().Query(t.Context(), "SELECT name, credential_id FROM slots WHERE pool = $1 AND state <> 'available'", r.name)
+	rows, err := ledger.Pool().Query(t.Context(), "SELECT name, credential_id FROM slots WHERE pool = $1 AND credential_id IS NOT NULL", r.name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -222,8 +222,8 @@ func revokeAfterEnd(t *testing.T, s Subject) {
 }
 
 func revokeDisclosed(t *testing.T, s Subject) {
-	if !s.Provider.Capabilities().Disclosed {
-		t.Skip("its secrets do not outlive their credentials")
+	if caps := s.Provider.Capabilities(); !caps.Disclosed || caps.Revoke != broker.RevokeNone {
+		t.Skip("its secrets do not outlive their credentials, or its upstream can be told")
 	}
 	c, m := s.issue(t)
 	c = Ask(t, s.Ledger, c, broker.CauseRevoked)

@@ -14,6 +14,7 @@ import (
 	"github.com/taskpass/taskpass/providers/sandbox/aws"
 	"github.com/taskpass/taskpass/providers/sandbox/gcp"
 	"github.com/taskpass/taskpass/providers/sandbox/model"
+	"github.com/taskpass/taskpass/providers/sandbox/stripe"
 )
 
 // What exists in every sandbox.
@@ -22,6 +23,8 @@ const (
 	Bucket   = "taskpass-demo"
 	RoleName = "taskpass-demo"
 	RoleARN  = "arn:aws:iam::123456789012:role/taskpass-demo"
+
+	PoolKeys = 3 // of the model API, for a pool
 )
 
 const rolePolicy = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*",` +
@@ -52,8 +55,12 @@ type Sandbox struct {
 
 	Model       *model.Server
 	ModelURL    string
-	ModelKeys   []string // secrets, sk-sandbox-…
+	ModelKeys   []string // secrets, sk-sandbox-…; the first PoolKeys are those of the pool
 	ModelKeyIDs []string // their public names, in the same order
+
+	Stripe     *stripe.Server
+	StripeURL  string
+	StripeKeys map[string]string // secrets of restricted keys, by what each may do: see StripePermissions
 
 	servers []*http.Server
 	running sync.WaitGroup // serve loops
@@ -77,7 +84,7 @@ func Start(cfg Config) (_ *Sandbox, err error) {
 		return nil, err
 	}
 	var keys []model.Key
-	for i := range 3 {
+	for i := range PoolKeys + 2 { // two more, for a rotation
 		k := model.Key{ID: fmt.Sprintf("apikey_sandbox_%d", i+1), Secret: "sk-sandbox-" + random(20, hex.EncodeToString)}
 		keys = append(keys, k)
 		s.ModelKeys, s.ModelKeyIDs = append(s.ModelKeys, k.Secret), append(s.ModelKeyIDs, k.ID)
@@ -85,10 +92,13 @@ func Start(cfg Config) (_ *Sandbox, err error) {
 	if s.Model, err = model.New(model.Config{Keys: keys}); err != nil {
 		return nil, err
 	}
+	if err := s.newStripe(cfg); err != nil {
+		return nil, err
+	}
 	for _, v := range []struct {
 		handler http.Handler
 		url     *string
-	}{{s.AWS, &s.AWSURL}, {s.GCP, &s.GCPURL}, {s.Model, &s.ModelURL}} {
+	}{{s.AWS, &s.AWSURL}, {s.GCP, &s.GCPURL}, {s.Model, &s.ModelURL}, {s.Stripe, &s.StripeURL}} {
 		if *v.url, err = s.listen(v.handler); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}

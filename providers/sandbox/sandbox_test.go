@@ -74,7 +74,7 @@ func TestDemoEnvironment(t *testing.T) {
 func TestModelKeys(t *testing.T) {
 	t.Parallel()
 	s, client := start(t)
-	if len(s.ModelKeys) != 3 || len(s.ModelKeyIDs) != 3 {
+	if len(s.ModelKeys) != sandbox.PoolKeys+2 || len(s.ModelKeyIDs) != len(s.ModelKeys) {
 		t.Fatalf("%d keys", len(s.ModelKeys))
 	}
 	for i, key := range s.ModelKeys {

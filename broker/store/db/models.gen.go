@@ -43,6 +43,8 @@ type Credential struct {
 	CreatedAt time.Time
 	Current   int32
 	HardEndAt *time.Time
+	Strikes   int32
+	Struck    int32
 }
 
 type Event struct {
@@ -88,12 +90,45 @@ type Idempotency struct {
 	ExpiresAt     time.Time
 }
 
+type Key struct {
+	Pool        string
+	Name        string
+	State       string
+	Why         string
+	Refused     []byte
+	Strikes     int32
+	Struck      []byte
+	Fingerprint []byte
+	ChangedAt   *time.Time
+	ValueID     *string
+	Sealed      []byte
+	VendorID    string
+	Scopes      []string
+	Labels      []byte
+}
+
 type LiveCount struct {
 	Kind  string
 	Key   string
 	Live  int64
 	Most  int64
 	Delta int64
+}
+
+type Rotation struct {
+	ID             string
+	Pool           string
+	Name           string
+	OldFingerprint []byte
+	NewFingerprint []byte
+	OldValueID     *string
+	OldSealed      []byte
+	OldVendorID    string
+	StartedAt      time.Time
+	Deadline       time.Time
+	EndedAt        *time.Time
+	Outcome        string
+	RetiredAt      *time.Time
 }
 
 type Slot struct {
@@ -105,6 +140,8 @@ type Slot struct {
 	Fingerprint  []byte
 	LastUsedAt   *time.Time
 	DueBackAt    *time.Time
+	Seat         int32
+	RestUntil    *time.Time
 }
 
 type Task struct {
@@ -177,4 +214,6 @@ type Version struct {
 	DueAt             *time.Time
 	EndedAt           *time.Time
 	Unclaimed         bool
+	Succeed           bool
+	Ungiven           bool
 }

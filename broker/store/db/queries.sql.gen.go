@@ -197,19 +197,64 @@ func (q *Queries) AddIdempotency(ctx context.Context, arg AddIdempotencyParams) 
 	return err
 }
 
+const AddKey = `-- name: AddKey :execrows
+INSERT INTO keys (pool, name, value_id, sealed, vendor_id, scopes, labels, fingerprint, changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (pool, name) DO UPDATE SET value_id = EXCLUDED.value_id, sealed = EXCLUDED.sealed, vendor_id = EXCLUDED.vendor_id,
+    scopes = EXCLUDED.scopes, labels = EXCLUDED.labels
+WHERE keys.value_id IS NULL AND keys.state <> 'retired'
+`
+
+type AddKeyParams struct {
+	Pool        string
+	Name        string
+	ValueID     *string
+	Sealed      []byte
+	VendorID    string
+	Scopes      []string
+	Labels      []byte
+	Fingerprint []byte
+	Now         *time.Time
+}
+
+// AddKey leaves alone what was handed in before, or is retired. A key of that name that was only looked at, by a reference
+// that is configured no more, gets the value.
+func (q *Queries) AddKey(ctx context.Context, arg AddKeyParams) (int64, error) {
+	result, err := q.db.Exec(ctx, AddKey,
+		arg.Pool,
+		arg.Name,
+		arg.ValueID,
+		arg.Sealed,
+		arg.VendorID,
+		arg.Scopes,
+		arg.Labels,
+		arg.Fingerprint,
+		arg.Now,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const AddSlots = `-- name: AddSlots :execrows
-INSERT INTO slots (pool, name, state)
-SELECT $1, name, 'available' FROM unnest($2::text[]) AS n (name) ORDER BY name
+INSERT INTO slots (pool, name, seat, state)
+SELECT $1, n.name, g.seat, 'available'
+FROM (SELECT unnest($2::text[]) AS name, unnest($3::int[]) AS seats) n, generate_series(1, n.seats) AS g (seat)
+WHERE NOT EXISTS (SELECT FROM slots o WHERE o.pool = $1 AND o.name = n.name AND o.seat = g.seat)
+ORDER BY n.name, g.seat
 ON CONFLICT DO NOTHING
 `
 
 type AddSlotsParams struct {
 	Pool  string
 	Names []string
+	Seats []int32
 }
 
+// AddSlots only reads when all are known.
 func (q *Queries) AddSlots(ctx context.Context, arg AddSlotsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, AddSlots, arg.Pool, arg.Names)
+	result, err := q.db.Exec(ctx, AddSlots, arg.Pool, arg.Names, arg.Seats)
 	if err != nil {
 		return 0, err
 	}
@@ -317,7 +362,7 @@ func (q *Queries) AddToken(ctx context.Context, arg AddTokenParams) error {
 }
 
 const AliveOfTask = `-- name: AliveOfTask :many
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.task_id = $1 AND credentials.caller = $2 AND versions.due_at IS NOT NULL
   AND versions.id > $3
@@ -364,6 +409,8 @@ func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]Ali
 			&i.Credential.CreatedAt,
 			&i.Credential.Current,
 			&i.Credential.HardEndAt,
+			&i.Credential.Strikes,
+			&i.Credential.Struck,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -388,6 +435,8 @@ func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]Ali
 			&i.Version.DueAt,
 			&i.Version.EndedAt,
 			&i.Version.Unclaimed,
+			&i.Version.Succeed,
+			&i.Version.Ungiven,
 		); err != nil {
 			return nil, err
 		}
@@ -400,7 +449,7 @@ func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]Ali
 }
 
 const AliveVersions = `-- name: AliveVersions :many
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number
 `
@@ -433,6 +482,8 @@ func (q *Queries) AliveVersions(ctx context.Context, id string) ([]AliveVersions
 			&i.Credential.CreatedAt,
 			&i.Credential.Current,
 			&i.Credential.HardEndAt,
+			&i.Credential.Strikes,
+			&i.Credential.Struck,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -457,6 +508,8 @@ func (q *Queries) AliveVersions(ctx context.Context, id string) ([]AliveVersions
 			&i.Version.DueAt,
 			&i.Version.EndedAt,
 			&i.Version.Unclaimed,
+			&i.Version.Succeed,
+			&i.Version.Ungiven,
 		); err != nil {
 			return nil, err
 		}
@@ -558,13 +611,47 @@ func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams
 	return err
 }
 
+const BeginRotation = `-- name: BeginRotation :exec
+INSERT INTO rotations (id, pool, name, old_fingerprint, new_fingerprint, old_value_id, old_sealed, old_vendor_id, started_at, deadline)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+`
+
+type BeginRotationParams struct {
+	ID             string
+	Pool           string
+	Name           string
+	OldFingerprint []byte
+	NewFingerprint []byte
+	OldValueID     *string
+	OldSealed      []byte
+	OldVendorID    string
+	StartedAt      time.Time
+	Deadline       time.Time
+}
+
+func (q *Queries) BeginRotation(ctx context.Context, arg BeginRotationParams) error {
+	_, err := q.db.Exec(ctx, BeginRotation,
+		arg.ID,
+		arg.Pool,
+		arg.Name,
+		arg.OldFingerprint,
+		arg.NewFingerprint,
+		arg.OldValueID,
+		arg.OldSealed,
+		arg.OldVendorID,
+		arg.StartedAt,
+		arg.Deadline,
+	)
+	return err
+}
+
 const BeginVersion = `-- name: BeginVersion :exec
-INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at)
+INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at, ungiven)
 VALUES ($1, $2, $3, $4,
     CASE WHEN EXISTS (SELECT FROM versions o WHERE o.credential_id = $2 AND o.cause IN ('revoked', 'task_ended'))
         OR EXISTS (SELECT FROM tasks t WHERE t.caller = $5 AND t.id = $6) AND task_has_ended($5, $6)
         THEN 'moved' ELSE $7::text END,
-    $8, $9, $10, $11, $12)
+    $8, $9, $10, $11, $12, $13)
 `
 
 type BeginVersionParams struct {
@@ -580,6 +667,7 @@ type BeginVersionParams struct {
 	SelfExpires  bool
 	Upstream     string
 	DueAt        *time.Time
+	Ungiven      bool
 }
 
 // BeginVersion breaks the constraint versions_credential_id_number_key when another version took the number.
@@ -597,6 +685,7 @@ func (q *Queries) BeginVersion(ctx context.Context, arg BeginVersionParams) erro
 		arg.SelfExpires,
 		arg.Upstream,
 		arg.DueAt,
+		arg.Ungiven,
 	)
 	return err
 }
@@ -612,7 +701,7 @@ WITH due AS (
     FROM due WHERE versions.id = due.id
     RETURNING versions.id, versions.attempts
 )
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, leased.attempts AS attempts_now
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven, leased.attempts AS attempts_now
 FROM leased JOIN versions ON versions.id = leased.id JOIN credentials ON credentials.id = versions.credential_id
 ORDER BY versions.due_at
 `
@@ -660,6 +749,8 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 			&i.Credential.CreatedAt,
 			&i.Credential.Current,
 			&i.Credential.HardEndAt,
+			&i.Credential.Strikes,
+			&i.Credential.Struck,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -684,6 +775,8 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 			&i.Version.DueAt,
 			&i.Version.EndedAt,
 			&i.Version.Unclaimed,
+			&i.Version.Succeed,
+			&i.Version.Ungiven,
 			&i.AttemptsNow,
 		); err != nil {
 			return nil, err
@@ -911,6 +1004,24 @@ func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]DeniedAtR
 	return items, nil
 }
 
+const Draining = `-- name: Draining :one
+SELECT EXISTS (SELECT FROM rotations r WHERE r.pool = $1 AND r.name = $2 AND r.ended_at IS NULL AND r.old_fingerprint = $3)
+`
+
+type DrainingParams struct {
+	Pool        string
+	Name        string
+	Fingerprint []byte
+}
+
+// Draining tells whether a value may still be in use, or come back: its rotation is under way.
+func (q *Queries) Draining(ctx context.Context, arg DrainingParams) (bool, error) {
+	row := q.db.QueryRow(ctx, Draining, arg.Pool, arg.Name, arg.Fingerprint)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const DropIdleCounts = `-- name: DropIdleCounts :exec
 DELETE FROM live_counts WHERE (kind, key) IN (
     SELECT l.kind, l.key FROM live_counts l WHERE l.live = 0 AND l.kind IN ('task', 'agent') LIMIT 1000 FOR UPDATE SKIP LOCKED)
@@ -975,6 +1086,24 @@ func (q *Queries) DueProviders(ctx context.Context, now *time.Time) ([]string, e
 	return items, nil
 }
 
+const EndRotation = `-- name: EndRotation :execrows
+UPDATE rotations SET ended_at = $1, outcome = $2, old_sealed = NULL WHERE id = $3 AND ended_at IS NULL
+`
+
+type EndRotationParams struct {
+	Now     *time.Time
+	Outcome string
+	ID      string
+}
+
+func (q *Queries) EndRotation(ctx context.Context, arg EndRotationParams) (int64, error) {
+	result, err := q.db.Exec(ctx, EndRotation, arg.Now, arg.Outcome, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const EndTask = `-- name: EndTask :many
 WITH RECURSIVE down AS (
     SELECT $5::text AS id
@@ -1029,7 +1158,7 @@ func (q *Queries) EndTask(ctx context.Context, arg EndTaskParams) ([]EndTaskRow,
 }
 
 const FindCredential = `-- name: FindCredential :one
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = (
     SELECT x.number FROM versions x
     WHERE x.credential_id = credentials.id AND (x.number = credentials.current OR x.due_at IS NOT NULL)
@@ -1061,6 +1190,8 @@ func (q *Queries) FindCredential(ctx context.Context, id string) (FindCredential
 		&i.Credential.CreatedAt,
 		&i.Credential.Current,
 		&i.Credential.HardEndAt,
+		&i.Credential.Strikes,
+		&i.Credential.Struck,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,
@@ -1085,6 +1216,8 @@ func (q *Queries) FindCredential(ctx context.Context, id string) (FindCredential
 		&i.Version.DueAt,
 		&i.Version.EndedAt,
 		&i.Version.Unclaimed,
+		&i.Version.Succeed,
+		&i.Version.Ungiven,
 	)
 	return i, err
 }
@@ -1108,6 +1241,41 @@ func (q *Queries) FindIdempotency(ctx context.Context, arg FindIdempotencyParams
 		&i.Credentials,
 		&i.Seen,
 		&i.ExpiresAt,
+	)
+	return i, err
+}
+
+const FindKey = `-- name: FindKey :one
+SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels FROM keys WHERE pool = $1 AND name = $2
+`
+
+type FindKeyParams struct {
+	Pool string
+	Name string
+}
+
+type FindKeyRow struct {
+	Key Key
+}
+
+func (q *Queries) FindKey(ctx context.Context, arg FindKeyParams) (FindKeyRow, error) {
+	row := q.db.QueryRow(ctx, FindKey, arg.Pool, arg.Name)
+	var i FindKeyRow
+	err := row.Scan(
+		&i.Key.Pool,
+		&i.Key.Name,
+		&i.Key.State,
+		&i.Key.Why,
+		&i.Key.Refused,
+		&i.Key.Strikes,
+		&i.Key.Struck,
+		&i.Key.Fingerprint,
+		&i.Key.ChangedAt,
+		&i.Key.ValueID,
+		&i.Key.Sealed,
+		&i.Key.VendorID,
+		&i.Key.Scopes,
+		&i.Key.Labels,
 	)
 	return i, err
 }
@@ -1226,6 +1394,15 @@ func (q *Queries) Forbid(ctx context.Context, credentialID string) (int64, error
 	return result.RowsAffected(), nil
 }
 
+const GiveVersion = `-- name: GiveVersion :exec
+UPDATE versions SET ungiven = false WHERE id = $1 AND ungiven
+`
+
+func (q *Queries) GiveVersion(ctx context.Context, id string) error {
+	_, err := q.db.Exec(ctx, GiveVersion, id)
+	return err
+}
+
 const HeldSlot = `-- name: HeldSlot :one
 SELECT name, fingerprint FROM slots WHERE credential_id = $1
 `
@@ -1239,6 +1416,31 @@ func (q *Queries) HeldSlot(ctx context.Context, credentialID *string) (HeldSlotR
 	row := q.db.QueryRow(ctx, HeldSlot, credentialID)
 	var i HeldSlotRow
 	err := row.Scan(&i.Name, &i.Fingerprint)
+	return i, err
+}
+
+const Holders = `-- name: Holders :one
+SELECT count(*) AS holders, count(*) FILTER (WHERE v.fingerprint = $1 AND NOT v.ungiven) AS moved
+FROM slots s JOIN credentials c ON c.id = s.credential_id JOIN versions v ON v.credential_id = c.id AND v.number = c.current
+WHERE s.pool = $2 AND s.name = $3 AND s.state = 'held' AND v.state IN ('issuing', 'active')
+`
+
+type HoldersParams struct {
+	Fingerprint []byte
+	Pool        string
+	Name        string
+}
+
+type HoldersRow struct {
+	Holders int64
+	Moved   int64
+}
+
+// Holders counts also who is just being given the key: it may be the value of before.
+func (q *Queries) Holders(ctx context.Context, arg HoldersParams) (HoldersRow, error) {
+	row := q.db.QueryRow(ctx, Holders, arg.Fingerprint, arg.Pool, arg.Name)
+	var i HoldersRow
+	err := row.Scan(&i.Holders, &i.Moved)
 	return i, err
 }
 
@@ -1273,14 +1475,15 @@ func (q *Queries) KeepAccount(ctx context.Context, arg KeepAccountParams) (strin
 }
 
 const KeepSlot = `-- name: KeepSlot :one
-UPDATE slots SET fingerprint = k.fingerprint, last_used_at = $1, due_back_at = $2
-FROM (SELECT unnest($5::text[]) AS name, unnest($6::bytea[]) AS fingerprint) k
-WHERE slots.pool = $3 AND slots.name = k.name AND slots.credential_id = $4 AND slots.state = 'held'
+UPDATE slots SET fingerprint = k.fingerprint, due_back_at = GREATEST(due_back_at, $1)
+FROM (SELECT unnest($4::text[]) AS name, unnest($5::bytea[]) AS fingerprint) k
+WHERE slots.pool = $2 AND slots.name = k.name AND slots.credential_id = $3 AND slots.state = 'held'
+  AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = slots.pool AND x.name = slots.name
+    AND (x.state = 'retired' OR x.state = 'quarantined' AND x.refused IN (k.fingerprint, '')))
 RETURNING slots.name
 `
 
 type KeepSlotParams struct {
-	Now          *time.Time
 	DueBackAt    *time.Time
 	Pool         string
 	CredentialID *string
@@ -1288,10 +1491,10 @@ type KeepSlotParams struct {
 	Fingerprints [][]byte
 }
 
-// KeepSlot lets a credential's next version have the key that it holds already, at its present value.
+// KeepSlot lets a credential's next version have the key that it holds already, at its present value, unless that value is
+// in quarantine or the key was retired.
 func (q *Queries) KeepSlot(ctx context.Context, arg KeepSlotParams) (string, error) {
 	row := q.db.QueryRow(ctx, KeepSlot,
-		arg.Now,
 		arg.DueBackAt,
 		arg.Pool,
 		arg.CredentialID,
@@ -1319,8 +1522,90 @@ func (q *Queries) KeptUpkeep(ctx context.Context, arg KeptUpkeepParams) error {
 	return err
 }
 
+const KeyValueSeen = `-- name: KeyValueSeen :exec
+UPDATE keys SET fingerprint = $1, changed_at = $2, strikes = CASE WHEN struck = $1 THEN strikes ELSE 0 END,
+    state = CASE WHEN state = 'retired' THEN state WHEN refused IN ($1, '') THEN 'quarantined' ELSE 'active' END,
+    refused = CASE WHEN refused = '' THEN $1 ELSE refused END
+WHERE pool = $3 AND name = $4
+`
+
+type KeyValueSeenParams struct {
+	Fingerprint []byte
+	Now         *time.Time
+	Pool        string
+	Name        string
+}
+
+// KeyValueSeen takes in a present value: one that was in quarantine, and comes back, is again.
+func (q *Queries) KeyValueSeen(ctx context.Context, arg KeyValueSeenParams) error {
+	_, err := q.db.Exec(ctx, KeyValueSeen,
+		arg.Fingerprint,
+		arg.Now,
+		arg.Pool,
+		arg.Name,
+	)
+	return err
+}
+
+const KeysOf = `-- name: KeysOf :many
+SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels FROM keys WHERE pool = $1 ORDER BY name
+`
+
+type KeysOfRow struct {
+	Key Key
+}
+
+func (q *Queries) KeysOf(ctx context.Context, pool string) ([]KeysOfRow, error) {
+	rows, err := q.db.Query(ctx, KeysOf, pool)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []KeysOfRow
+	for rows.Next() {
+		var i KeysOfRow
+		if err := rows.Scan(
+			&i.Key.Pool,
+			&i.Key.Name,
+			&i.Key.State,
+			&i.Key.Why,
+			&i.Key.Refused,
+			&i.Key.Strikes,
+			&i.Key.Struck,
+			&i.Key.Fingerprint,
+			&i.Key.ChangedAt,
+			&i.Key.ValueID,
+			&i.Key.Sealed,
+			&i.Key.VendorID,
+			&i.Key.Scopes,
+			&i.Key.Labels,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const KnowKey = `-- name: KnowKey :exec
+INSERT INTO keys (pool, name) VALUES ($1, $2) ON CONFLICT DO NOTHING
+`
+
+type KnowKeyParams struct {
+	Pool string
+	Name string
+}
+
+func (q *Queries) KnowKey(ctx context.Context, arg KnowKeyParams) error {
+	_, err := q.db.Exec(ctx, KnowKey, arg.Pool, arg.Name)
+	return err
+}
+
 const LatestVersion = `-- name: LatestVersion :one
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 ORDER BY versions.number DESC LIMIT 1
 `
@@ -1347,6 +1632,8 @@ func (q *Queries) LatestVersion(ctx context.Context, id string) (LatestVersionRo
 		&i.Credential.CreatedAt,
 		&i.Credential.Current,
 		&i.Credential.HardEndAt,
+		&i.Credential.Strikes,
+		&i.Credential.Struck,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,
@@ -1371,8 +1658,41 @@ func (q *Queries) LatestVersion(ctx context.Context, id string) (LatestVersionRo
 		&i.Version.DueAt,
 		&i.Version.EndedAt,
 		&i.Version.Unclaimed,
+		&i.Version.Succeed,
+		&i.Version.Ungiven,
 	)
 	return i, err
+}
+
+const LeaveSlot = `-- name: LeaveSlot :execrows
+UPDATE slots SET state = 'resting', rest_until = CASE WHEN NOT $1::boolean THEN COALESCE($2, due_back_at) END,
+    credential_id = NULL, due_back_at = NULL
+WHERE slots.credential_id = $3 AND slots.state = 'held'
+  AND ($4::text = '' OR slots.name = $4 AND slots.fingerprint = $5)
+`
+
+type LeaveSlotParams struct {
+	UntilRotated bool
+	RestUntil    *time.Time
+	CredentialID *string
+	Name         string
+	Fingerprint  []byte
+}
+
+// LeaveSlot frees a credential of a key that its upstream refuses, so that its next version gets another one. The seat rests
+// until the given time, without one until the credential was to give it back, or until the key's value has changed.
+func (q *Queries) LeaveSlot(ctx context.Context, arg LeaveSlotParams) (int64, error) {
+	result, err := q.db.Exec(ctx, LeaveSlot,
+		arg.UntilRotated,
+		arg.RestUntil,
+		arg.CredentialID,
+		arg.Name,
+		arg.Fingerprint,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const ListTokens = `-- name: ListTokens :many
@@ -1452,8 +1772,43 @@ func (q *Queries) LiveCounts(ctx context.Context, arg LiveCountsParams) ([]LiveC
 	return items, nil
 }
 
+const LockKey = `-- name: LockKey :one
+SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels FROM keys WHERE pool = $1 AND name = $2 FOR UPDATE
+`
+
+type LockKeyParams struct {
+	Pool string
+	Name string
+}
+
+type LockKeyRow struct {
+	Key Key
+}
+
+func (q *Queries) LockKey(ctx context.Context, arg LockKeyParams) (LockKeyRow, error) {
+	row := q.db.QueryRow(ctx, LockKey, arg.Pool, arg.Name)
+	var i LockKeyRow
+	err := row.Scan(
+		&i.Key.Pool,
+		&i.Key.Name,
+		&i.Key.State,
+		&i.Key.Why,
+		&i.Key.Refused,
+		&i.Key.Strikes,
+		&i.Key.Struck,
+		&i.Key.Fingerprint,
+		&i.Key.ChangedAt,
+		&i.Key.ValueID,
+		&i.Key.Sealed,
+		&i.Key.VendorID,
+		&i.Key.Scopes,
+		&i.Key.Labels,
+	)
+	return i, err
+}
+
 const LockTicket = `-- name: LockTicket :one
-SELECT tickets.sha256, tickets.credential_id, tickets.version_id, tickets.sealed, tickets.expires_at, tickets.redeemed_at, credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed
+SELECT tickets.sha256, tickets.credential_id, tickets.version_id, tickets.sealed, tickets.expires_at, tickets.redeemed_at, credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM tickets JOIN credentials ON credentials.id = tickets.credential_id JOIN versions ON versions.id = tickets.version_id
 WHERE tickets.sha256 = $1 FOR UPDATE OF tickets, versions
 `
@@ -1487,6 +1842,8 @@ func (q *Queries) LockTicket(ctx context.Context, sha256 []byte) (LockTicketRow,
 		&i.Credential.CreatedAt,
 		&i.Credential.Current,
 		&i.Credential.HardEndAt,
+		&i.Credential.Strikes,
+		&i.Credential.Struck,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,
@@ -1511,6 +1868,8 @@ func (q *Queries) LockTicket(ctx context.Context, sha256 []byte) (LockTicketRow,
 		&i.Version.DueAt,
 		&i.Version.EndedAt,
 		&i.Version.Unclaimed,
+		&i.Version.Succeed,
+		&i.Version.Ungiven,
 	)
 	return i, err
 }
@@ -1605,14 +1964,113 @@ func (q *Queries) NextAccountBack(ctx context.Context, arg NextAccountBackParams
 }
 
 const NextSlotBack = `-- name: NextSlotBack :one
-SELECT min(due_back_at)::timestamptz FROM slots WHERE pool = $1 AND state = 'held' HAVING min(due_back_at) IS NOT NULL
+SELECT min(back)::timestamptz FROM (
+    SELECT CASE s.state WHEN 'held' THEN s.due_back_at WHEN 'resting' THEN s.rest_until END AS back FROM slots s
+    WHERE s.pool = $1 AND s.name = ANY ($2::text[])
+      AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = s.pool AND x.name = s.name AND x.state <> 'active')
+) b HAVING min(back) IS NOT NULL
 `
 
-func (q *Queries) NextSlotBack(ctx context.Context, pool string) (time.Time, error) {
-	row := q.db.QueryRow(ctx, NextSlotBack, pool)
+type NextSlotBackParams struct {
+	Pool  string
+	Names []string
+}
+
+func (q *Queries) NextSlotBack(ctx context.Context, arg NextSlotBackParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, NextSlotBack, arg.Pool, arg.Names)
 	var column_1 time.Time
 	err := row.Scan(&column_1)
 	return column_1, err
+}
+
+const OpenRotation = `-- name: OpenRotation :one
+SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND name = $2 AND ended_at IS NULL
+`
+
+type OpenRotationParams struct {
+	Pool string
+	Name string
+}
+
+type OpenRotationRow struct {
+	Rotation Rotation
+}
+
+func (q *Queries) OpenRotation(ctx context.Context, arg OpenRotationParams) (OpenRotationRow, error) {
+	row := q.db.QueryRow(ctx, OpenRotation, arg.Pool, arg.Name)
+	var i OpenRotationRow
+	err := row.Scan(
+		&i.Rotation.ID,
+		&i.Rotation.Pool,
+		&i.Rotation.Name,
+		&i.Rotation.OldFingerprint,
+		&i.Rotation.NewFingerprint,
+		&i.Rotation.OldValueID,
+		&i.Rotation.OldSealed,
+		&i.Rotation.OldVendorID,
+		&i.Rotation.StartedAt,
+		&i.Rotation.Deadline,
+		&i.Rotation.EndedAt,
+		&i.Rotation.Outcome,
+		&i.Rotation.RetiredAt,
+	)
+	return i, err
+}
+
+const OpenRotations = `-- name: OpenRotations :many
+SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND ended_at IS NULL ORDER BY name
+`
+
+type OpenRotationsRow struct {
+	Rotation Rotation
+}
+
+func (q *Queries) OpenRotations(ctx context.Context, pool string) ([]OpenRotationsRow, error) {
+	rows, err := q.db.Query(ctx, OpenRotations, pool)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []OpenRotationsRow
+	for rows.Next() {
+		var i OpenRotationsRow
+		if err := rows.Scan(
+			&i.Rotation.ID,
+			&i.Rotation.Pool,
+			&i.Rotation.Name,
+			&i.Rotation.OldFingerprint,
+			&i.Rotation.NewFingerprint,
+			&i.Rotation.OldValueID,
+			&i.Rotation.OldSealed,
+			&i.Rotation.OldVendorID,
+			&i.Rotation.StartedAt,
+			&i.Rotation.Deadline,
+			&i.Rotation.EndedAt,
+			&i.Rotation.Outcome,
+			&i.Rotation.RetiredAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const PardonKey = `-- name: PardonKey :exec
+UPDATE keys SET strikes = 0 WHERE pool = $1 AND name = $2 AND strikes > 0
+`
+
+type PardonKeyParams struct {
+	Pool string
+	Name string
+}
+
+func (q *Queries) PardonKey(ctx context.Context, arg PardonKeyParams) error {
+	_, err := q.db.Exec(ctx, PardonKey, arg.Pool, arg.Name)
+	return err
 }
 
 const ParentOf = `-- name: ParentOf :one
@@ -1634,6 +2092,55 @@ func (q *Queries) ParentOf(ctx context.Context, arg ParentOfParams) (ParentOfRow
 	var i ParentOfRow
 	err := row.Scan(&i.ParentID, &i.EndedAt)
 	return i, err
+}
+
+const PoolPace = `-- name: PoolPace :many
+SELECT s.pool, count(*) FILTER (WHERE s.state = 'available' OR s.state = 'resting' AND s.rest_until <= $1::timestamptz) AS free,
+    count(*) FILTER (WHERE s.state = 'held' AND s.last_used_at > $2::timestamptz) AS taken,
+    count(*) FILTER (WHERE s.state = 'held' AND s.due_back_at <= $3::timestamptz
+        OR s.state = 'resting' AND s.rest_until > $1::timestamptz AND s.rest_until <= $3) AS back
+FROM slots s WHERE NOT EXISTS (SELECT FROM keys k WHERE k.pool = s.pool AND k.name = s.name AND k.state <> 'active')
+GROUP BY s.pool
+`
+
+type PoolPaceParams struct {
+	Now   time.Time
+	Since time.Time
+	Until time.Time
+}
+
+type PoolPaceRow struct {
+	Pool  string
+	Free  int64
+	Taken int64
+	Back  int64
+}
+
+// PoolPace is how many keys of each pool are free, how many were taken in the last ten minutes, and how many come back in
+// the next ten.
+func (q *Queries) PoolPace(ctx context.Context, arg PoolPaceParams) ([]PoolPaceRow, error) {
+	rows, err := q.db.Query(ctx, PoolPace, arg.Now, arg.Since, arg.Until)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PoolPaceRow
+	for rows.Next() {
+		var i PoolPaceRow
+		if err := rows.Scan(
+			&i.Pool,
+			&i.Free,
+			&i.Taken,
+			&i.Back,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const ProlongAccount = `-- name: ProlongAccount :execrows
@@ -1665,14 +2172,18 @@ func (q *Queries) QuarantineSlot(ctx context.Context, credentialID *string) erro
 }
 
 const ReleaseSlot = `-- name: ReleaseSlot :exec
-UPDATE slots SET state = 'available', credential_id = NULL, last_used_at = $1, due_back_at = NULL
-WHERE slots.credential_id = $2 AND NOT EXISTS (
-    SELECT FROM versions v WHERE v.credential_id = $2 AND v.id <> $3 AND v.due_at IS NOT NULL
-      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked' AND v.fingerprint = $4))
+UPDATE slots SET credential_id = NULL, last_used_at = $1, due_back_at = NULL,
+    state = CASE WHEN $2::boolean OR $3::timestamptz > $1 THEN 'resting' ELSE 'available' END,
+    rest_until = CASE WHEN NOT $2 AND $3 > $1 THEN $3 END
+WHERE slots.credential_id = $4 AND NOT EXISTS (
+    SELECT FROM versions v WHERE v.credential_id = $4 AND v.id <> $5 AND v.due_at IS NOT NULL
+      AND (v.state IN ('issuing', 'active') OR v.cause = 'revoked' AND v.fingerprint = $6))
 `
 
 type ReleaseSlotParams struct {
 	Now          *time.Time
+	UntilRotated bool
+	RestUntil    time.Time
 	CredentialID *string
 	VersionID    string
 	Present      []byte
@@ -1683,6 +2194,8 @@ type ReleaseSlotParams struct {
 func (q *Queries) ReleaseSlot(ctx context.Context, arg ReleaseSlotParams) error {
 	_, err := q.db.Exec(ctx, ReleaseSlot,
 		arg.Now,
+		arg.UntilRotated,
+		arg.RestUntil,
 		arg.CredentialID,
 		arg.VersionID,
 		arg.Present,
@@ -1721,6 +2234,20 @@ type RestIdleAccountParams struct {
 
 func (q *Queries) RestIdleAccount(ctx context.Context, arg RestIdleAccountParams) error {
 	_, err := q.db.Exec(ctx, RestIdleAccount, arg.Email, arg.CredentialID)
+	return err
+}
+
+const RetiredRotation = `-- name: RetiredRotation :exec
+UPDATE rotations SET retired_at = $1 WHERE id = $2
+`
+
+type RetiredRotationParams struct {
+	Now *time.Time
+	ID  string
+}
+
+func (q *Queries) RetiredRotation(ctx context.Context, arg RetiredRotationParams) error {
+	_, err := q.db.Exec(ctx, RetiredRotation, arg.Now, arg.ID)
 	return err
 }
 
@@ -1767,6 +2294,47 @@ func (q *Queries) SaveUpkeep(ctx context.Context, arg SaveUpkeepParams) error {
 	return err
 }
 
+const SealedKeys = `-- name: SealedKeys :many
+SELECT name, value_id, sealed, vendor_id, scopes, labels FROM keys
+WHERE pool = $1 AND sealed IS NOT NULL AND state <> 'retired' ORDER BY name
+`
+
+type SealedKeysRow struct {
+	Name     string
+	ValueID  *string
+	Sealed   []byte
+	VendorID string
+	Scopes   []string
+	Labels   []byte
+}
+
+func (q *Queries) SealedKeys(ctx context.Context, pool string) ([]SealedKeysRow, error) {
+	rows, err := q.db.Query(ctx, SealedKeys, pool)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SealedKeysRow
+	for rows.Next() {
+		var i SealedKeysRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.ValueID,
+			&i.Sealed,
+			&i.VendorID,
+			&i.Scopes,
+			&i.Labels,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const SealedVersion = `-- name: SealedVersion :one
 SELECT sealed FROM versions WHERE id = $1
 `
@@ -1778,8 +2346,95 @@ func (q *Queries) SealedVersion(ctx context.Context, id string) ([]byte, error) 
 	return sealed, err
 }
 
+const SeatsOf = `-- name: SeatsOf :many
+SELECT name, state, count(*) AS seats, min(CASE state WHEN 'held' THEN due_back_at WHEN 'resting' THEN rest_until END) AS back
+FROM slots WHERE pool = $1 GROUP BY name, state
+`
+
+type SeatsOfRow struct {
+	Name  string
+	State string
+	Seats int64
+	Back  interface{}
+}
+
+func (q *Queries) SeatsOf(ctx context.Context, pool string) ([]SeatsOfRow, error) {
+	rows, err := q.db.Query(ctx, SeatsOf, pool)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SeatsOfRow
+	for rows.Next() {
+		var i SeatsOfRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.State,
+			&i.Seats,
+			&i.Back,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const SetKeyState = `-- name: SetKeyState :exec
+UPDATE keys SET state = $1, why = $2, refused = CASE WHEN $1 = 'quarantined' THEN COALESCE($3, fingerprint, ''::bytea) ELSE NULL END,
+    strikes = 0, sealed = CASE WHEN $1 = 'retired' THEN NULL ELSE sealed END
+WHERE pool = $4 AND name = $5
+`
+
+type SetKeyStateParams struct {
+	State   string
+	Why     string
+	Refused []byte
+	Pool    string
+	Name    string
+}
+
+func (q *Queries) SetKeyState(ctx context.Context, arg SetKeyStateParams) error {
+	_, err := q.db.Exec(ctx, SetKeyState,
+		arg.State,
+		arg.Why,
+		arg.Refused,
+		arg.Pool,
+		arg.Name,
+	)
+	return err
+}
+
+const SetKeyValue = `-- name: SetKeyValue :exec
+UPDATE keys SET value_id = $1, sealed = $2, vendor_id = $3 WHERE pool = $4 AND name = $5
+`
+
+type SetKeyValueParams struct {
+	ValueID  *string
+	Sealed   []byte
+	VendorID string
+	Pool     string
+	Name     string
+}
+
+func (q *Queries) SetKeyValue(ctx context.Context, arg SetKeyValueParams) error {
+	_, err := q.db.Exec(ctx, SetKeyValue,
+		arg.ValueID,
+		arg.Sealed,
+		arg.VendorID,
+		arg.Pool,
+		arg.Name,
+	)
+	return err
+}
+
 const SlotStates = `-- name: SlotStates :many
-SELECT pool, state, count(*) AS keys FROM slots GROUP BY pool, state
+SELECT s.pool, (CASE WHEN k.state <> 'active' THEN k.state
+    WHEN s.state = 'resting' AND s.rest_until <= $1 THEN 'available' ELSE s.state END)::text AS state, count(*) AS keys
+FROM slots s LEFT JOIN keys k ON k.pool = s.pool AND k.name = s.name GROUP BY 1, 2
 `
 
 type SlotStatesRow struct {
@@ -1788,8 +2443,9 @@ type SlotStatesRow struct {
 	Keys  int64
 }
 
-func (q *Queries) SlotStates(ctx context.Context) ([]SlotStatesRow, error) {
-	rows, err := q.db.Query(ctx, SlotStates)
+// SlotStates tells each seat's state, or that of its key where that forbids it to be taken.
+func (q *Queries) SlotStates(ctx context.Context, now *time.Time) ([]SlotStatesRow, error) {
+	rows, err := q.db.Query(ctx, SlotStates, now)
 	if err != nil {
 		return nil, err
 	}
@@ -1808,6 +2464,36 @@ func (q *Queries) SlotStates(ctx context.Context) ([]SlotStatesRow, error) {
 	return items, nil
 }
 
+const SoonUpkeep = `-- name: SoonUpkeep :exec
+INSERT INTO upkeep (upstream, due_at) VALUES ($1, $2)
+ON CONFLICT (upstream) DO UPDATE SET due_at = LEAST(upkeep.due_at, EXCLUDED.due_at)
+`
+
+type SoonUpkeepParams struct {
+	Upstream string
+	At       time.Time
+}
+
+func (q *Queries) SoonUpkeep(ctx context.Context, arg SoonUpkeepParams) error {
+	_, err := q.db.Exec(ctx, SoonUpkeep, arg.Upstream, arg.At)
+	return err
+}
+
+const SoonUpkeepOf = `-- name: SoonUpkeepOf :exec
+UPDATE upkeep SET due_at = LEAST(upkeep.due_at, $1) FROM versions WHERE versions.id = $2 AND upkeep.upstream = versions.upstream
+`
+
+type SoonUpkeepOfParams struct {
+	At time.Time
+	ID string
+}
+
+// SoonUpkeepOf has where a version lives looked at soon.
+func (q *Queries) SoonUpkeepOf(ctx context.Context, arg SoonUpkeepOfParams) error {
+	_, err := q.db.Exec(ctx, SoonUpkeepOf, arg.At, arg.ID)
+	return err
+}
+
 const StoppedAccount = `-- name: StoppedAccount :exec
 UPDATE accounts SET stopped_at = $1 WHERE email = $2 AND state = 'resting'
 `
@@ -1822,11 +2508,79 @@ func (q *Queries) StoppedAccount(ctx context.Context, arg StoppedAccountParams) 
 	return err
 }
 
+const StrikeCredential = `-- name: StrikeCredential :one
+UPDATE credentials SET strikes = CASE WHEN $1::boolean THEN 0 WHEN struck = $2 THEN strikes ELSE strikes + 1 END,
+    struck = CASE WHEN $1 THEN 0 ELSE $2 END
+WHERE id = $3 RETURNING strikes
+`
+
+type StrikeCredentialParams struct {
+	Pardon bool
+	Number int32
+	ID     string
+}
+
+// StrikeCredential counts a version once, however often it is reported.
+func (q *Queries) StrikeCredential(ctx context.Context, arg StrikeCredentialParams) (int32, error) {
+	row := q.db.QueryRow(ctx, StrikeCredential, arg.Pardon, arg.Number, arg.ID)
+	var strikes int32
+	err := row.Scan(&strikes)
+	return strikes, err
+}
+
+const StrikeKey = `-- name: StrikeKey :one
+UPDATE keys SET strikes = CASE WHEN struck = $1 THEN strikes + 1 ELSE 1 END, struck = $1
+WHERE pool = $2 AND name = $3 RETURNING strikes
+`
+
+type StrikeKeyParams struct {
+	Fingerprint []byte
+	Pool        string
+	Name        string
+}
+
+func (q *Queries) StrikeKey(ctx context.Context, arg StrikeKeyParams) (int32, error) {
+	row := q.db.QueryRow(ctx, StrikeKey, arg.Fingerprint, arg.Pool, arg.Name)
+	var strikes int32
+	err := row.Scan(&strikes)
+	return strikes, err
+}
+
+const Succeed = `-- name: Succeed :execrows
+UPDATE versions SET succeed = true, due_at = LEAST(due_at, $1)
+FROM slots, credentials
+WHERE slots.pool = $2 AND slots.name = $3 AND slots.state = 'held' AND credentials.id = slots.credential_id
+  AND versions.credential_id = credentials.id AND versions.number = credentials.current
+  AND versions.state = 'active' AND versions.cause = '' AND NOT versions.succeed AND versions.fingerprint <> $4
+`
+
+type SucceedParams struct {
+	Now         *time.Time
+	Pool        string
+	Name        string
+	Fingerprint []byte
+}
+
+// Succeed has the current version of every holder of a key that bears another value than the new one followed by a version
+// that bears it.
+func (q *Queries) Succeed(ctx context.Context, arg SucceedParams) (int64, error) {
+	result, err := q.db.Exec(ctx, Succeed,
+		arg.Now,
+		arg.Pool,
+		arg.Name,
+		arg.Fingerprint,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const SucceedVersion = `-- name: SucceedVersion :exec
 WITH successor AS (
     UPDATE credentials SET current = $3 WHERE credentials.id = $2 AND current < $3
 )
-UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, $1::timestamptz)
+UPDATE versions SET cause = 'replaced', due_at = LEAST(expires_at, $1::timestamptz), succeed = false
 WHERE versions.credential_id = $2 AND versions.number < $3 AND state = 'active' AND cause = ''
 `
 
@@ -1889,19 +2643,28 @@ func (q *Queries) TakeAccount(ctx context.Context, arg TakeAccountParams) (TakeA
 
 const TakeSlot = `-- name: TakeSlot :one
 UPDATE slots SET state = 'held', credential_id = $1, agent_id = $2, fingerprint = chosen.fingerprint,
-    last_used_at = $3, due_back_at = $4
+    last_used_at = $3, due_back_at = $4, rest_until = NULL
 FROM (
-    SELECT s.pool, s.name, k.fingerprint
-    FROM slots s JOIN (SELECT unnest($5::text[]) AS name, unnest($6::bytea[]) AS fingerprint) k
-        ON k.name = s.name
-    WHERE s.pool = $7
-      AND (s.state = 'available' OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
-      AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint AND o.state <> 'available')
-    ORDER BY s.agent_id = $2 DESC, CASE WHEN s.agent_id = $2 THEN s.last_used_at END DESC NULLS LAST,
-        s.last_used_at NULLS FIRST, s.name
+    SELECT s.pool, s.name, s.seat, k.fingerprint
+    FROM slots s JOIN (SELECT unnest($5::text[]) AS name, unnest($6::bytea[]) AS fingerprint,
+            unnest($7::int[]) AS seats, unnest($8::int[]) AS rank) k
+        ON k.name = s.name AND s.seat <= k.seats
+    WHERE s.pool = $9
+      AND (s.state = 'available'
+        OR s.state = 'resting' AND (s.rest_until <= $3 OR s.fingerprint <> k.fingerprint)
+        OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
+      AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = s.pool AND x.name = s.name
+        AND (x.state = 'retired' OR x.state = 'quarantined' AND x.refused IN (k.fingerprint, '')
+          OR EXISTS (SELECT FROM rotations r WHERE r.pool = x.pool AND r.name = x.name AND r.outcome <> 'aborted'
+            AND r.old_fingerprint = k.fingerprint AND r.new_fingerprint = x.fingerprint)))
+      AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint
+        AND (o.state = 'quarantined'
+          OR (o.pool, o.name) <> (s.pool, s.name) AND (o.state = 'held' OR o.state = 'resting' AND (o.rest_until IS NULL OR o.rest_until > $3))))
+    ORDER BY k.rank, s.agent_id = $2 DESC, CASE WHEN s.agent_id = $2 THEN s.last_used_at END DESC NULLS LAST,
+        s.last_used_at NULLS FIRST, s.name, s.seat
     LIMIT 1 FOR UPDATE OF s SKIP LOCKED
 ) chosen
-WHERE slots.pool = chosen.pool AND slots.name = chosen.name
+WHERE slots.pool = chosen.pool AND slots.name = chosen.name AND slots.seat = chosen.seat
 RETURNING slots.name
 `
 
@@ -1912,11 +2675,15 @@ type TakeSlotParams struct {
 	DueBackAt    *time.Time
 	Names        []string
 	Fingerprints [][]byte
+	Seats        []int32
+	Ranks        []int32
 	Pool         string
 }
 
-// TakeSlot gives a free key: the agent's own last one first, then the least recently used. A quarantined key whose value
-// has changed is free. What another transaction is just taking is passed over.
+// TakeSlot gives a free seat: at the key of the lowest rank, the agent's own last one first, then the least recently used.
+// What rests, or is in quarantine, is free once its time is over or its value has changed; at a key of which a seat is in
+// quarantine no other is given. What another transaction is just taking is passed over, and a value that was read just before
+// it was replaced.
 func (q *Queries) TakeSlot(ctx context.Context, arg TakeSlotParams) (string, error) {
 	row := q.db.QueryRow(ctx, TakeSlot,
 		arg.CredentialID,
@@ -1925,6 +2692,8 @@ func (q *Queries) TakeSlot(ctx context.Context, arg TakeSlotParams) (string, err
 		arg.DueBackAt,
 		arg.Names,
 		arg.Fingerprints,
+		arg.Seats,
+		arg.Ranks,
 		arg.Pool,
 	)
 	var name string
@@ -1961,6 +2730,49 @@ func (q *Queries) TicketOf(ctx context.Context, credentialID string) (TicketOfRo
 	var i TicketOfRow
 	err := row.Scan(&i.Sealed, &i.ExpiresAt, &i.RedeemedAt)
 	return i, err
+}
+
+const Unretired = `-- name: Unretired :many
+SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at LIMIT 100
+`
+
+type UnretiredRow struct {
+	Rotation Rotation
+}
+
+// Unretired lists ended rotations whose old value the vendor could refuse and does not yet.
+func (q *Queries) Unretired(ctx context.Context, pool string) ([]UnretiredRow, error) {
+	rows, err := q.db.Query(ctx, Unretired, pool)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []UnretiredRow
+	for rows.Next() {
+		var i UnretiredRow
+		if err := rows.Scan(
+			&i.Rotation.ID,
+			&i.Rotation.Pool,
+			&i.Rotation.Name,
+			&i.Rotation.OldFingerprint,
+			&i.Rotation.NewFingerprint,
+			&i.Rotation.OldValueID,
+			&i.Rotation.OldSealed,
+			&i.Rotation.OldVendorID,
+			&i.Rotation.StartedAt,
+			&i.Rotation.Deadline,
+			&i.Rotation.EndedAt,
+			&i.Rotation.Outcome,
+			&i.Rotation.RetiredAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const UpkeepFill = `-- name: UpkeepFill :many
@@ -2094,4 +2906,22 @@ func (q *Queries) WakeAccount(ctx context.Context, arg WakeAccountParams) (int64
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const WasRevoked = `-- name: WasRevoked :one
+SELECT EXISTS (SELECT FROM versions WHERE state IN ('revoking', 'stuck') AND cause = 'revoked' AND fingerprint = $1
+    AND upstream = $2)::boolean
+`
+
+type WasRevokedParams struct {
+	Fingerprint []byte
+	Upstream    string
+}
+
+// WasRevoked tells whether a version that had a value was revoked, and waits for that value's end.
+func (q *Queries) WasRevoked(ctx context.Context, arg WasRevokedParams) (bool, error) {
+	row := q.db.QueryRow(ctx, WasRevoked, arg.Fingerprint, arg.Upstream)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
 }

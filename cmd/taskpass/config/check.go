@@ -26,6 +26,7 @@ func (r *report) check(f *File) {
 		r.profile("profiles."+name, name, f.Profiles[name])
 	}
 	r.pools(f.Profiles)
+	r.stripePools(f.Profiles)
 	r.roles(f.Profiles)
 }
 

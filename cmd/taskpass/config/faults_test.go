@@ -59,11 +59,11 @@ func TestFaults(t *testing.T) {
 			"2: colour: is not a field here; the fields are database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
 			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
-			"10: profiles.a.pool.nam: is not a field here; the fields are disclosed, env, keys, name, scopes"}},
+			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor"}},
 		"unknown field that may be a secret": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x"}, []string{
-			"11: profiles.a.pool.?: is not a field here; the fields are disclosed, env, keys, name, scopes"}},
+			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor"}},
 		"that field twice": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x\n      sk_live_4eC39Hq: y"}, []string{
-			"11: profiles.a.pool.?: is not a field here; the fields are disclosed, env, keys, name, scopes",
+			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor",
 			"12: profiles.a.pool.?: stands twice, first in line 11"}},
 		"wrong types": {edits{
 			"- callers: [bob]", "- callers: bob", "default: 10m", "default: 600", "max: 1h", "max: 1d", "name: p", "name: [p]",
@@ -110,7 +110,7 @@ func TestFaults(t *testing.T) {
 			"2: seal.keyset: is required: a reference, env:NAME or file:/path",
 			"3: seal: stands twice, first in line 2",
 			"5: profiles.a.allow: has no rule: nobody may ask",
-			"5: profiles.a.provider: is required; the providers are aws, gcp, pool",
+			"5: profiles.a.provider: is required; the providers are aws, gcp, pool, stripe",
 			"5: profiles.a.ttl.default: is required",
 			"5: profiles.a.ttl.max: is required",
 			"6: profiles.a: stands twice, first in line 5",
@@ -129,9 +129,9 @@ func TestFaults(t *testing.T) {
 			"10: profiles.a.pool: has a key that is not text: put it in quotes",
 			"11: profiles.a.pool: has a key that is not text: put it in quotes"}},
 		"unknown provider": {edits{"provider: pool", "provider: vault"}, []string{
-			"5: profiles.a.provider: is unknown; the providers are aws, gcp, pool"}},
+			"5: profiles.a.provider: is unknown; the providers are aws, gcp, pool, stripe"}},
 		"no provider": {edits{"    provider: pool\n", ""}, []string{
-			"4: profiles.a.provider: is required; the providers are aws, gcp, pool"}},
+			"4: profiles.a.provider: is required; the providers are aws, gcp, pool, stripe"}},
 		"section missing, foreign one present": {edits{"provider: pool", "provider: aws"}, []string{
 			"4: profiles.a.aws: is required: it is the section of this profile's provider",
 			"9: profiles.a.pool: does not belong here: this profile's provider is aws"}},
@@ -140,7 +140,7 @@ func TestFaults(t *testing.T) {
 			"16: profiles.a.pool.disclosed: can only say accept"}},
 		"section of another kind": {edits{"    pool:\n", "    pool: here\n    unused:\n"}, []string{
 			"9: profiles.a.pool: is not a section of fields",
-			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, gcp, max_lifetime, overlap, pool, provider, ticket, ttl"}},
+			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, gcp, max_lifetime, overlap, pool, provider, stripe, ticket, ttl"}},
 		"no rules":    {edits{"    allow:\n      - callers: [bob]\n", ""}, []string{"4: profiles.a.allow: has no rule: nobody may ask"}},
 		"empty rules": {edits{"allow:\n      - callers: [bob]", "allow: []"}, []string{"7: profiles.a.allow: has no rule: nobody may ask"}},
 		"rules that say nothing": {edits{"- callers: [bob]", "- callers: []\n        tasks: []\n        agents: []\n        scopes: []\n      - {}"}, []string{

@@ -1,0 +1,231 @@
+package connect
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+const (
+	maxReply      = 1 << 20         // bytes of an answer; a page of a hundred accounts is 20 KiB
+	throttlePause = 2 * time.Second // when a vendor says only that it is too much
+	maxPause      = time.Hour       // no vendor's word holds a revocation up for longer
+)
+
+type faults []broker.Fault
+
+func (f *faults) add(pointer, format string, args ...any) {
+	*f = append(*f, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (f *faults) ref(pointer string, r broker.Ref) {
+	if err := r.Check(); err != nil {
+		f.add(pointer, "%v", err)
+	}
+}
+
+func (f *faults) lag(pointer string, lag *time.Duration) {
+	if lag != nil && (*lag < 0 || *lag > maxLag) {
+		f.add(pointer, "is not within 0 s and %s", maxLag)
+	}
+}
+
+// endpoint refuses an address by which a secret would travel in the clear: https, or http on the loopback interface.
+func (f *faults) endpoint(pointer, text string) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "":
+		f.add(pointer, "is not a URL with a host")
+	case u.User != nil:
+		f.add(pointer, "holds a user: a secret has no place in a URL")
+	case u.Fragment != "":
+		f.add(pointer, "has a fragment")
+	case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
+		f.add(pointer, "is not https; only an address of the loopback interface may do without")
+	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// vendor is whom calls go to.
+type vendor struct {
+	name   string // as errors call it
+	idName string // the header in which its answers bear their id
+	look   string // what the operator should look at when the vendor does not let us in
+	client *http.Client
+	clock  func() time.Time
+}
+
+func newVendor(name, idName, look string, w Wire) vendor {
+	v := vendor{name: name, idName: idName, look: look, clock: w.Clock}
+	client := http.Client{Transport: http.DefaultTransport}
+	if w.Client != nil {
+		client = *w.Client
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.Timeout = 0
+	v.client = &client
+	if v.clock == nil {
+		v.clock = time.Now
+	}
+	return v
+}
+
+// reply is what came back. Its body may hold a secret and must go nowhere.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (r reply) good() bool { return r.status >= 200 && r.status < 300 }
+
+// unsent marks an error after which the vendor surely made nothing: of a request that was never written to the wire, or was
+// refused.
+type unsent struct{ err *broker.Error }
+
+func (u unsent) Error() string   { return u.err.Error() }
+func (u unsent) Unwrap() []error { return []error{u.err, broker.ErrNotMinted} }
+
+// do sends one request and reads the answer whole. An error means that there was none: net/http's own text is not kept,
+// for it may quote what came back.
+func (v vendor) do(ctx context.Context, method, address string, header http.Header, body []byte) (reply, error) {
+	var sent atomic.Bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaderField: func(string, []string) { sent.Store(true) },
+	})
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	r, err := http.NewRequestWithContext(traced, method, address, reader)
+	if err != nil {
+		return reply{}, unsent{broker.Errorf(broker.CodeUpstreamRefused, "no request to %s can be made of this configuration", v.name)}
+	}
+	r.Header = header
+	got, err := v.client.Do(r)
+	if err != nil {
+		return reply{}, v.unread(ctx, sent.Load())
+	}
+	defer got.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(got.Body, maxReply+1))
+	if err != nil {
+		return reply{}, v.unread(ctx, true)
+	}
+	if len(text) > maxReply {
+		return reply{}, broker.Errorf(broker.CodeUpstreamError, "the answer of %s is larger than %d bytes", v.name, maxReply)
+	}
+	return reply{got.StatusCode, got.Header, text}, nil
+}
+
+func (v vendor) unread(ctx context.Context, sent bool) error {
+	var e *broker.Error
+	if err := ctx.Err(); err != nil {
+		e = broker.Errorf(broker.CodeUpstreamTimeout, "%s did not answer in time", v.name).Because(err)
+	} else {
+		e = broker.Errorf(broker.CodeUpstreamError, "%s could not be reached, or its answer could not be read", v.name)
+	}
+	if !sent {
+		return unsent{e}
+	}
+	return e
+}
+
+// answered is what is kept of an answer for the log: never its body.
+type answered struct {
+	vendor string
+	status int
+	id     string
+}
+
+func (a answered) Error() string {
+	return fmt.Sprintf("%s answered %d (request %s)", a.vendor, a.status, a.id)
+}
+
+func (v vendor) cause(r reply) error {
+	a := answered{v.name, r.status, "without an id"}
+	if id := r.header.Get(v.idName); broker.ValidID(id) {
+		a.id = id
+	}
+	return a
+}
+
+// meaning says what an answer means that is not the one that was hoped for.
+func (v vendor) meaning(r reply) *broker.Error {
+	cause := v.cause(r)
+	switch {
+	case r.status == http.StatusUnauthorized || r.status == http.StatusForbidden:
+		return broker.Errorf(broker.CodeUpstreamRefused, "%s refuses the broker itself (HTTP %d): the operator should check %s",
+			v.name, r.status, v.look).Because(cause)
+	case r.status == http.StatusTooManyRequests:
+		e := broker.Errorf(broker.CodeUpstreamThrottled, "%s is throttling the broker", v.name).Because(cause)
+		if e.RetryAfter = v.retryAfter(r.header); e.RetryAfter == 0 {
+			e.RetryAfter = throttlePause
+		}
+		return e
+	case r.status >= 500 || r.status == http.StatusRequestTimeout:
+		e := broker.Errorf(broker.CodeUpstreamError, "%s failed (HTTP %d)", v.name, r.status).Because(cause)
+		e.RetryAfter = v.retryAfter(r.header)
+		return e
+	case r.status >= 300 && r.status < 400:
+		return broker.Errorf(broker.CodeUpstreamRefused, "%s answers with a redirect (HTTP %d), which is not followed: the operator should check the address",
+			v.name, r.status).Because(cause)
+	case r.good():
+		return broker.Errorf(broker.CodeUpstreamError, "the answer of %s could not be understood (HTTP %d)", v.name, r.status).Because(cause)
+	}
+	return broker.Errorf(broker.CodeUpstreamRefused, "%s refused the request (HTTP %d)", v.name, r.status).Because(cause)
+}
+
+// retryAfter reads the header's two forms, seconds and a date; zero if there is none.
+func (v vendor) retryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.ParseFloat(text, 64); err == nil && seconds > 0 {
+		return time.Duration(min(seconds, maxPause.Seconds()) * float64(time.Second))
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(0, at.Sub(v.clock())), maxPause)
+	}
+	return 0
+}
+
+// admin reads a secret of the broker's own, as it is now.
+func (v vendor) admin(ref broker.Ref, field string) (string, error) {
+	value, err := ref.Resolve()
+	if err != nil {
+		return "", unsent{broker.Errorf(broker.CodeUpstreamRefused, "the %s for %s cannot be read: the operator should check it", field, v.name).Because(err)}
+	}
+	if !headerSafe(value.Reveal()) {
+		return "", unsent{broker.Errorf(broker.CodeUpstreamRefused, "the %s for %s has characters that no header may hold", field, v.name)}
+	}
+	return value.Reveal(), nil
+}
+
+func headerSafe(text string) bool {
+	for i := range len(text) {
+		if text[i] < 0x20 || text[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// ended is a Revocation as of now.
+func (v vendor) ended(result broker.Result, lag time.Duration, basis string) broker.Revocation {
+	return broker.Revocation{Result: result, EffectiveAt: v.clock().UTC().Add(lag), Basis: basis}
+}
+
+var errNoName = errors.New("the name is not 1-128 of A-Z a-z 0-9 . _ : @ -")

@@ -1,0 +1,139 @@
+package resolve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"hash/crc32"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/credentials"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+// GCP is Google's Secret Manager. Its REST API is called as it is: the client library would bring gRPC along for one call.
+type GCP struct {
+	Endpoint        string `yaml:"endpoint"`         // empty: https://secretmanager.googleapis.com
+	CredentialsFile string `yaml:"credentials_file"` // a service account's key, absolute; empty: Application Default Credentials
+}
+
+const (
+	gcpStoreName = "Google Secret Manager"
+	gcpScope     = "https://www.googleapis.com/auth/cloud-platform"
+)
+
+func (c GCP) check(f *faults) {
+	if c.Endpoint != "" {
+		f.endpoint("gcp.endpoint", c.Endpoint)
+	}
+	if c.CredentialsFile != "" && !filepath.IsAbs(c.CredentialsFile) {
+		f.add("gcp.credentials_file", "is not an absolute path")
+	}
+}
+
+type gcpStore struct {
+	wire
+	cfg GCP
+
+	mu   sync.Mutex
+	cred *auth.Credentials // nil: not found yet
+}
+
+func newGCP(cfg GCP, w wire) *gcpStore {
+	if cfg.Endpoint == "" {
+		cfg.Endpoint = "https://secretmanager.googleapis.com"
+	}
+	return &gcpStore{wire: w, cfg: cfg}
+}
+
+// credentials are looked for when the first reference is read, so that who has none of Google's needs none.
+func (g *gcpStore) credentials() (*auth.Credentials, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cred != nil {
+		return g.cred, nil
+	}
+	options := &credentials.DetectOptions{
+		Scopes: []string{gcpScope}, Client: g.client,
+		DisableAsyncRefresh: true,                          // no goroutine outlives its call
+		Logger:              slog.New(slog.DiscardHandler), // its own may write tokens, if the environment says so
+	}
+	found, err := (*auth.Credentials)(nil), error(nil)
+	if g.cfg.CredentialsFile != "" {
+		found, err = credentials.NewCredentialsFromFile(credentials.ServiceAccount, g.cfg.CredentialsFile, options)
+	} else {
+		found, err = credentials.DetectDefault(options)
+	}
+	if err != nil { // its text may quote the file
+		return nil, broker.Errorf(broker.CodeUpstreamRefused, "there are no usable credentials for Google: the operator should check gcp.credentials_file, or Application Default Credentials")
+	}
+	g.cred = found
+	return found, nil
+}
+
+func (g *gcpStore) token(ctx context.Context) (string, error) {
+	found, err := g.credentials()
+	if err != nil {
+		return "", err
+	}
+	token, err := found.Token(ctx)
+	if err == nil {
+		return token.Value, nil
+	}
+	if ctx.Err() != nil {
+		return "", unread(ctx, "Google's token endpoint")
+	}
+	if refused, ok := errors.AsType[*auth.Error](err); ok && refused.Response != nil { // its text quotes the answer
+		return "", g.meaning("Google's token endpoint", "the broker's own Google credentials", refused.Response.StatusCode, refused.Response.Header)
+	}
+	return "", unread(ctx, "Google's token endpoint")
+}
+
+// read answers one version's payload.
+// https://cloud.google.com/secret-manager/docs/reference/rest/v1/projects.secrets.versions/access
+func (g *gcpStore) read(ctx context.Context, name string) ([]byte, string, error) {
+	token, err := g.token(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if !strings.Contains(name, "/versions/") {
+		name += "/versions/latest"
+	}
+	status, header, body, err := g.get(ctx, gcpStoreName, strings.TrimRight(g.cfg.Endpoint, "/")+"/v1/"+name+":access",
+		http.Header{"Authorization": {"Bearer " + token}})
+	if err != nil {
+		return nil, "", err
+	}
+	if status == http.StatusBadRequest { // FAILED_PRECONDITION: the version is disabled or destroyed
+		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "Google Secret Manager does not give out this version: the operator should check that it is enabled")
+	}
+	if status != http.StatusOK {
+		return nil, "", g.meaning(gcpStoreName, "that its identity has secretmanager.versions.access on the secret", status, header)
+	}
+	var reply struct {
+		Name    string
+		Payload struct {
+			Data       []byte // base64 on the wire
+			DataCRC32C string
+		}
+	}
+	at := 0
+	if json.Unmarshal(body, &reply) == nil {
+		at = strings.LastIndex(reply.Name, "/versions/")
+	}
+	if at <= 0 || reply.Payload.DataCRC32C != "" && reply.Payload.DataCRC32C != checksum(reply.Payload.Data) {
+		return nil, "", g.meaning(gcpStoreName, "", status, header)
+	}
+	return reply.Payload.Data, reply.Name[at+len("/versions/"):], nil
+}
+
+func checksum(data []byte) string {
+	return strconv.FormatUint(uint64(crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))), 10)
+}

@@ -1,0 +1,147 @@
+package resolve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+const (
+	throttlePause = 2 * time.Second // when a store says only that it is too much
+	maxPause      = time.Hour
+)
+
+type faults []broker.Fault
+
+func (f *faults) add(pointer, format string, args ...any) {
+	*f = append(*f, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
+}
+
+// endpoint refuses an address by which a secret would travel in the clear: https, or http on the loopback interface.
+func (f *faults) endpoint(pointer, text string) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "":
+		f.add(pointer, "is not a URL with a host")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		f.add(pointer, "holds more than a host and a path")
+	case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
+		f.add(pointer, "is not https; only an address of the loopback interface may do without")
+	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// wire is how stores are reached.
+type wire struct {
+	client *http.Client
+	given  bool // the client is the caller's
+	clock  func() time.Time
+}
+
+func newWire(client *http.Client, clock func() time.Time) wire {
+	own := http.Client{Transport: http.DefaultTransport}
+	if client != nil {
+		own = *client
+	}
+	own.Timeout = 0
+	// A token must not follow where a store points: net/http would take X-Vault-Token along to any host.
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	if clock == nil {
+		clock = time.Now
+	}
+	return wire{&own, client != nil, clock}
+}
+
+// get reads one answer whole. An error means that there was none: net/http's own text is not kept, for it may quote what
+// came back.
+func (w wire) get(ctx context.Context, store, address string, header http.Header) (int, http.Header, []byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return 0, nil, nil, broker.Errorf(broker.CodeUpstreamRefused, "no request to %s can be made of this reference", store)
+	}
+	r.Header = header
+	got, err := w.client.Do(r)
+	if err != nil {
+		return 0, nil, nil, unread(ctx, store)
+	}
+	defer got.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(got.Body, maxReply+1))
+	if err != nil || len(text) > maxReply {
+		return 0, nil, nil, unread(ctx, store)
+	}
+	return got.StatusCode, got.Header, text, nil
+}
+
+func unread(ctx context.Context, store string) error {
+	if err := ctx.Err(); err != nil {
+		return broker.Errorf(broker.CodeUpstreamTimeout, "%s did not answer in time", store).Because(err)
+	}
+	return broker.Errorf(broker.CodeUpstreamError, "%s could not be reached, or its answer could not be read", store)
+}
+
+// meaning says what a status means that is not 200. look is what the operator should check when it does not let us in.
+func (w wire) meaning(store, look string, status int, header http.Header) *broker.Error {
+	switch {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return broker.Errorf(broker.CodeUpstreamRefused, "%s refuses the broker (HTTP %d): the operator should check %s", store, status, look)
+	case status == http.StatusNotFound:
+		return broker.Errorf(broker.CodeUpstreamRefused, "%s has no such secret, or none that may be read: the operator should check the reference", store)
+	case status == http.StatusTooManyRequests:
+		e := broker.Errorf(broker.CodeUpstreamThrottled, "%s is throttling the broker", store)
+		if e.RetryAfter = w.retryAfter(header); e.RetryAfter == 0 {
+			e.RetryAfter = throttlePause
+		}
+		return e
+	case status >= 500 || status == http.StatusRequestTimeout:
+		e := broker.Errorf(broker.CodeUpstreamError, "%s failed (HTTP %d)", store, status)
+		e.RetryAfter = w.retryAfter(header)
+		return e
+	case status >= 300 && status < 400:
+		return broker.Errorf(broker.CodeUpstreamRefused, "%s answers with a redirect (HTTP %d), which is not followed: the operator should name the address that it points to", store, status)
+	case status >= 400:
+		return broker.Errorf(broker.CodeUpstreamRefused, "%s refused the request (HTTP %d)", store, status)
+	}
+	return broker.Errorf(broker.CodeUpstreamError, "the answer of %s could not be understood (HTTP %d)", store, status)
+}
+
+// retryAfter reads the header's two forms, seconds and a date; zero if there is none.
+func (w wire) retryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.Atoi(text); err == nil && seconds > 0 {
+		return min(time.Duration(min(seconds, 1<<20))*time.Second, maxPause)
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(0, at.Sub(w.clock())), maxPause)
+	}
+	return 0
+}
+
+// member takes one member of a JSON object: a string. encoding/json's own errors are not kept, for they may quote it.
+func member(text []byte, field string) (string, error) {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(text, &object) != nil || object == nil {
+		return "", errors.New("is not a JSON object, and the reference names a field")
+	}
+	raw, ok := object[field]
+	if !ok {
+		return "", errors.New("has no such field")
+	}
+	var value *string
+	if json.Unmarshal(raw, &value) != nil || value == nil {
+		return "", errors.New("has a field of that name which is no string")
+	}
+	return *value, nil
+}

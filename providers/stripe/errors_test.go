@@ -1,0 +1,95 @@
+package stripe_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+const (
+	surelyNot = true
+	inDoubt   = false
+)
+
+func says(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Request-Id", "req_1")
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+func refusal(status int, code, message string) http.HandlerFunc {
+	return says(status, `{"error":{"type":"invalid_request_error","code":"`+code+`","message":"`+message+` rk_live_...C4n4ry"}}`)
+}
+
+// What each answer means to the caller and to the ledger. No message of Stripe's is ever shown.
+func TestMintErrors(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer  http.HandlerFunc
+		nothing bool
+		code    broker.Code
+		says    string
+	}{
+		"own key expired":         {refusal(401, "api_key_expired", "Expired API Key provided:"), surelyNot, broker.CodeUpstreamRefused, "secret_key"},
+		"own key unknown":         {refusal(401, "", "Invalid API Key provided:"), surelyNot, broker.CodeUpstreamRefused, "secret_key"},
+		"own address":             {refusal(401, "", "The IP address 192.0.2.1 is not allowed"), surelyNot, broker.CodeUpstreamRefused, "allowed addresses"},
+		"lacks, newer words":      {refusal(403, "more_permissions_required", "Enabling Customers Write ('customer_write') permissions"), surelyNot, broker.CodeUpstreamRefused, "customer_write"},
+		"lacks, older words":      {refusal(403, "", "Having the 'rak_plan_read' permission would"), surelyNot, broker.CodeUpstreamRefused, "plan_read"},
+		"lacks something unheard": {refusal(403, "", "Having the 'rak_C4n4ry_read' permission would"), surelyNot, broker.CodeUpstreamRefused, "permissions"},
+		"forbidden":               {says(403, `C4n4ry`), surelyNot, broker.CodeUpstreamError, ""},
+		"throttled":               {refusal(429, "rate_limit", "Request rate limit exceeded"), surelyNot, broker.CodeUpstreamThrottled, "throttling"},
+		"locked":                  {refusal(429, "lock_timeout", "This object cannot be accessed right now"), surelyNot, broker.CodeUpstreamThrottled, ""},
+		"such a key":              {refusal(400, "api_key_invalid_permissions", "no"), surelyNot, broker.CodeUpstreamRefused, "api_key_invalid_permissions"},
+		"no preview":              {refusal(404, "", "Unrecognized request URL (POST: /v2/iam/api_keys)."), surelyNot, broker.CodeUpstreamRefused, "private preview"},
+		"no preview, as a 400":    {refusal(400, "", "Unrecognized request URL"), surelyNot, broker.CodeUpstreamRefused, "private preview"},
+		"another request's key":   {says(400, `{"error":{"type":"idempotency_error","message":"C4n4ry"}}`), inDoubt, broker.CodeUpstreamError, ""},
+		"under way already":       {refusal(409, "idempotency_key_in_use", "no"), inDoubt, broker.CodeUpstreamError, ""},
+		"failed":                  {says(500, `{"error":{"type":"api_error","message":"C4n4ry"}}`), inDoubt, broker.CodeUpstreamError, ""},
+		"a proxy failed":          {says(502, `<html>C4n4ry</html>`), inDoubt, broker.CodeUpstreamError, ""},
+		"empty":                   {says(200, ``), inDoubt, broker.CodeUpstreamError, ""},
+		"no JSON":                 {says(200, `C4n4ry`), inDoubt, broker.CodeUpstreamError, ""},
+		"another thing":           {says(200, `{"id":"cus_1","C4n4ry":1}`), inDoubt, broker.CodeUpstreamError, ""},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/C4n4ry", http.StatusTemporaryRedirect)
+		}, inDoubt, broker.CodeUpstreamError, ""},
+		"an endless answer":        {says(200, `{"id":"`+strings.Repeat("C4n4ry", 1<<20)+`"}`), inDoubt, broker.CodeUpstreamError, ""},
+		"a code that is a message": {says(400, `{"error":{"type":"invalid_request_error","code":"C4n4ry C4n4ry"}}`), surelyNot, broker.CodeUpstreamRefused, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var calls atomic.Int32
+			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls.Add(1) > 1 && !strings.HasSuffix(r.URL.Path, "/expire") && r.Method == http.MethodPost {
+					t.Error("sent twice")
+				}
+				c.answer(w, r)
+			}))
+			t.Cleanup(web.Close)
+			r := newManaged(t)
+			r.config.Endpoint = web.URL
+			p := r.open(t, nil)
+			_, err := p.Mint(t.Context(), r.intended(p, time.Hour, "customers:read"))
+			e := broker.AsError(err)
+			if e.Code != c.code || !strings.Contains(e.Message, c.says) {
+				t.Errorf("%v; want %s, %q", err, c.code, c.says)
+			}
+			if errors.Is(err, broker.ErrNotMinted) != c.nothing {
+				t.Errorf("says that nothing was minted: %t", !c.nothing)
+			}
+			if e.Code == broker.CodeUpstreamThrottled && e.RetryAfter <= 0 {
+				t.Error("does not say when to ask again")
+			}
+			holdsNoSecret(t, err)
+			r.logged(t)
+		})
+	}
+}
