@@ -34,6 +34,10 @@ test-race: setup ## the tests under the race detector (needs a C compiler)
 	@.ci/setup compiler
 	@$(GO) test -race -short -timeout 570s ./...
 
+.PHONY: test-long
+test-long: setup ## the longer matrices of the crash tests and of the configuration's
+	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 900s ./cmd/taskpass/crashtest ./cmd/taskpass/config
+
 .PHONY: test-model
 test-model: setup ## new random sequences against the model of a credential's life; long
 	$(GO) test ./broker/lifetest -run TestModel -count=1 -timeout 30m -rapid.checks=200 -rapid.seed=$$(date +%s)
