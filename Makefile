@@ -26,7 +26,7 @@ dev: setup build ## a broker to develop against, with sandboxed vendors
 	bin/taskpass dev
 
 .PHONY: test
-test: setup ## every test but the peers', on a real PostgreSQL
+test: setup ## every test but the peers', on a real PostgreSQL; the console's in Chromium if it is installed
 	@$(GO) test -timeout 170s ./...
 
 .PHONY: test-race
@@ -37,6 +37,11 @@ test-race: setup ## the tests under the race detector (needs a C compiler)
 .PHONY: test-long
 test-long: setup ## the longer matrices of the crash tests and of the configuration's
 	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 900s ./cmd/taskpass/crashtest ./cmd/taskpass/config
+
+.PHONY: test-browser
+test-browser: setup ## the console in Chromium, in both colour schemes and on a phone's width
+	@.ci/setup browser
+	TASKPASS_BROWSER=1 $(GO) test -count=1 -timeout 600s ./audit/console/...
 
 .PHONY: test-model
 test-model: setup ## new random sequences against the model of a credential's life; long
@@ -49,9 +54,18 @@ test-peers: setup ## the tests against independent servers (Ceph's RADOS gateway
 	if [ -z "$$packages" ]; then echo 'no test has the build tag peers'; exit 0; fi; \
 	set -x; $(GO) test -tags peers -run Peers -count=1 -timeout 600s $$packages
 
+.PHONY: screenshots
+screenshots: setup ## draw the console's pictures in docs/images from the demo (needs Chromium)
+	@.ci/setup browser
+	TASKPASS_BROWSER=1 $(GO) test -tags screenshots -run TestScreenshots -count=1 ./cmd/taskpass
+
 .PHONY: bench
 bench: setup ## how fast a credential is issued, end to end, on this machine
 	$(GO) test -run '^$$' -bench . -benchtime 10s ./cmd/taskpass
+
+.PHONY: bench-audit
+bench-audit: setup ## what an auditor waits for; TASKPASS_BENCH_EVENTS=10000000 for a record of ten million events
+	TMPDIR=$${TMPDIR:-/var/tmp} $(GO) test -run '^$$' -bench Search -benchtime 300x -timeout 180m ./audit
 
 .PHONY: lint
 lint: ## go vet, gofmt, golangci-lint

@@ -18,6 +18,7 @@ type record struct {
 	Type         broker.EventType  `json:"type"`
 	Caller       recordCaller      `json:"caller"`
 	RequestID    string            `json:"request_id,omitempty"`
+	TraceID      string            `json:"trace_id,omitempty"`
 	TaskID       string            `json:"task_id,omitempty"`
 	ParentTaskID string            `json:"parent_task_id,omitempty"`
 	AgentID      string            `json:"agent_id,omitempty"`
@@ -60,7 +61,7 @@ func Canonical(e broker.Event) ([]byte, error) {
 	r := record{
 		ID: e.ID, At: stamp(e.At), Type: e.Type,
 		Caller:    recordCaller{e.Caller.Name, e.Caller.Role, e.Caller.Auth, e.Caller.Addr},
-		RequestID: e.Caller.RequestID, TaskID: e.TaskID, ParentTaskID: e.ParentTask, AgentID: e.AgentID, Profile: e.Profile, Provider: e.Provider,
+		RequestID: e.Caller.RequestID, TraceID: e.Caller.TraceID, TaskID: e.TaskID, ParentTaskID: e.ParentTask, AgentID: e.AgentID, Profile: e.Profile, Provider: e.Provider,
 		Requested: e.Requested, Scopes: e.Scopes, TTLSeconds: e.TTL.Seconds(),
 		CredentialID: string(e.Credential), Version: e.Version, VersionID: string(e.VersionID), State: e.State,
 		ExpiresAt: stamp(e.ExpiresAt), Upstream: e.Upstream, UpstreamIDs: e.UpstreamIDs, Trace: e.Trace,

@@ -25,7 +25,7 @@ var (
 )
 
 func caller() broker.Caller {
-	return broker.Caller{Name: "orch", Role: broker.RoleOrchestrator, Auth: "token:tok_1", Addr: "192.0.2.7", RequestID: "req-1"}
+	return broker.Caller{Name: "orch", Role: broker.RoleOrchestrator, Auth: "token:tok_1", Addr: "192.0.2.7", RequestID: "req-1", TraceID: "4bf92f3577b34da6a3ce929d0e0e4736"}
 }
 
 func agent() broker.Caller {
@@ -132,6 +132,9 @@ var shapes = map[string]broker.Event{
 	"audit.read": {
 		ID: "evt_1", At: at, Type: broker.EventAuditRead, Caller: broker.Caller{Name: "aud", Role: broker.RoleAuditor, Auth: "token:tok_2", RequestID: "req-2"},
 		Trace: map[string]string{"task_id": "research-1", "type": "credential.issued"},
+	},
+	"audit.tampered": {
+		ID: "evt_1", At: at, Type: broker.EventAuditTampered, Caller: sweeper(), Reason: "the tree has 500 events, a signed checkpoint 1000",
 	},
 	"least": {ID: "evt_1", At: at, Type: "x"},
 }

@@ -171,6 +171,11 @@ func (b *Broker) AuditRead(ctx context.Context, caller Caller, filters map[strin
 	return b.Ledger.Record(ctx, Event{ID: NewEventID(), At: b.now(), Type: EventAuditRead, Caller: caller, Trace: filters})
 }
 
+// AuditTampered puts on the record that its tree does not extend what was signed.
+func (b *Broker) AuditTampered(ctx context.Context, reason string) error {
+	return b.Ledger.Record(ctx, Event{ID: NewEventID(), At: b.now(), Type: EventAuditTampered, Caller: sweeper, Reason: reason})
+}
+
 // ConfigLoaded puts on the record which profiles are in force from now on.
 func (b *Broker) ConfigLoaded(ctx context.Context, fingerprint []byte) error {
 	names := map[string]string{}

@@ -37,6 +37,7 @@ type Caller struct {
 	Auth      string // how it authenticated: "token:tok_…"
 	Addr      string // the client's address
 	RequestID string
+	TraceID   string // the caller's own, of a W3C traceparent: 32 hexadecimal digits; empty: it sent none
 	TaskID    string // the one task that an agent's token is for
 }
 

@@ -9,6 +9,7 @@ import (
 type Credential struct {
 	ID        CredentialID
 	TaskID    string
+	Parent    string // the task above it, where the request named one
 	AgentID   string
 	Profile   string
 	Provider  string

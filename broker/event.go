@@ -39,7 +39,19 @@ const (
 	EventTokenRevoked    EventType = "token.revoked"
 	EventConfigLoaded    EventType = "config.loaded"
 	EventAuditRead       EventType = "audit.read"
+	EventAuditTampered   EventType = "audit.tampered" // the tree does not extend what was signed; Reason says how that is known
 )
+
+// EventTypes lists all types, in the order above.
+func EventTypes() []EventType {
+	return []EventType{
+		EventIntended, EventIssued, EventRefused, EventFailed, EventLost, EventRevokeAsked, EventRevoked, EventExpired,
+		EventRevokeDeferred, EventStuck, EventRefreshed, EventResolved, EventRotated, EventReported, EventKeyAdded,
+		EventKeyRotating, EventKeyRotated, EventKeyAborted, EventKeyQuarantined, EventKeyFreed, EventKeyRetired, EventTicketCreated, EventTicketRedeemed,
+		EventTicketReused, EventTicketExpired, EventTaskEnded, EventUpstreamEdited, EventUpstreamFilling,
+		EventUpstreamCutOff, EventTokenCreated, EventTokenRevoked, EventConfigLoaded, EventAuditRead, EventAuditTampered,
+	}
+}
 
 // Event is one audit record: who, what, when, why. It never holds a secret.
 type Event struct {
@@ -76,7 +88,7 @@ func eventOf(t EventType, caller Caller, at time.Time, c Credential) Event {
 	v := c.Version
 	return Event{
 		ID: NewEventID(), At: at, Type: t, Caller: caller,
-		TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
+		TaskID: c.TaskID, ParentTask: c.Parent, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Requested: c.Requested, Scopes: c.Scopes, TTL: c.TTL,
 		Credential: c.ID, Version: v.Number, VersionID: v.ID, State: v.State,
 		Upstream: v.Upstream, UpstreamIDs: v.UpstreamIDs, Trace: v.Trace, Fingerprint: v.Fingerprint,

@@ -126,7 +126,6 @@ func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent,
 			c = issued.Credential
 		}
 		e := eventOf(event, caller, c.CreatedAt, c)
-		e.ParentTask = r.ParentTaskID
 		in.Credentials, in.Events, list = append(in.Credentials, c), append(in.Events, e), append(list, issued)
 	}
 	if parent := rs[0].ParentTaskID; parent != "" {
@@ -205,6 +204,7 @@ func (b *Broker) refuse(ctx context.Context, caller Caller, r Request, e *Error)
 	}
 	// Only what has an id's form is recorded: a refused request may hold anything.
 	event.TaskID, event.AgentID, event.Profile = idOrEmpty(r.TaskID), idOrEmpty(r.AgentID), idOrEmpty(r.Profile)
+	event.ParentTask = idOrEmpty(r.ParentTaskID)
 	for _, s := range r.Scopes {
 		event.Requested = append(event.Requested, idOrEmpty(s))
 	}
@@ -228,7 +228,7 @@ func (b *Broker) mintTime() time.Duration { return b.UpstreamTimeout + abandonAf
 func (b *Broker) newCredential(caller Caller, p Profile, r Request, g Grant) Credential {
 	now := b.now()
 	c := Credential{
-		ID: NewCredentialID(), TaskID: r.TaskID, AgentID: r.AgentID, Profile: p.Name, Provider: p.Provider,
+		ID: NewCredentialID(), TaskID: r.TaskID, Parent: r.ParentTaskID, AgentID: r.AgentID, Profile: p.Name, Provider: p.Provider,
 		Caller: caller.Name, Requested: r.Scopes, Scopes: g.Scopes, Metadata: r.Metadata, TTL: g.TTL,
 		CreatedAt: now, HardEnd: now.Add(max(p.MaxLifetime, g.TTL)),
 	}

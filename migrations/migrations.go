@@ -33,6 +33,7 @@ var files embed.FS
 const (
 	OwnerRole   = "taskpass_owner"
 	ServiceRole = "taskpass_service"
+	AuditorRole = "taskpass_auditor" // reads the record and its tree, and nothing else
 )
 
 // Login is the account the service connects as: a member of ServiceRole. An empty Name makes none.
@@ -90,7 +91,7 @@ func roles(ctx context.Context, cfg *pgx.ConnConfig, login Login) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	for _, role := range []string{OwnerRole, ServiceRole} {
+	for _, role := range []string{OwnerRole, ServiceRole, AuditorRole} {
 		if err := create(ctx, conn, "CREATE ROLE "+role+" NOLOGIN"); err != nil {
 			return err
 		}

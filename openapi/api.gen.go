@@ -38,6 +38,27 @@ func (e AdviceAction) Valid() bool {
 	}
 }
 
+// Defines values for AuditHeldLifeAlive.
+const (
+	Maybe AuditHeldLifeAlive = "maybe"
+	No    AuditHeldLifeAlive = "no"
+	Yes   AuditHeldLifeAlive = "yes"
+)
+
+// Valid indicates whether the value is a known member of the AuditHeldLifeAlive enum.
+func (e AuditHeldLifeAlive) Valid() bool {
+	switch e {
+	case Maybe:
+		return true
+	case No:
+		return true
+	case Yes:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for IssueRequestDelivery.
 const (
 	IssueRequestDeliveryInline IssueRequestDelivery = "inline"
@@ -329,12 +350,15 @@ type AuditEvent struct {
 	State           string                 `json:"state,omitempty,omitzero"`
 	TaskID          string                 `json:"task_id,omitempty,omitzero"`
 	Trace           map[string]string      `json:"trace,omitempty,omitzero"`
-	TTLSeconds      float64                `json:"ttl_seconds,omitempty,omitzero"`
-	Type            string                 `json:"type"`
-	Upstream        string                 `json:"upstream,omitempty,omitzero"`
-	UpstreamIds     []string               `json:"upstream_ids,omitempty,omitzero"`
-	Version         int                    `json:"version,omitempty,omitzero"`
-	VersionID       string                 `json:"version_id,omitempty,omitzero"`
+
+	// TraceID The trace that the call was part of, by its W3C `traceparent` header.
+	TraceID     string   `json:"trace_id,omitempty,omitzero"`
+	TTLSeconds  float64  `json:"ttl_seconds,omitempty,omitzero"`
+	Type        string   `json:"type"`
+	Upstream    string   `json:"upstream,omitempty,omitzero"`
+	UpstreamIds []string `json:"upstream_ids,omitempty,omitzero"`
+	Version     int      `json:"version,omitempty,omitzero"`
+	VersionID   string   `json:"version_id,omitempty,omitzero"`
 }
 
 // AuditEvent_Caller defines model for AuditEvent.Caller.
@@ -352,6 +376,58 @@ type AuditEvent_Revocation struct {
 	Result      string    `json:"result"`
 }
 
+// AuditHeld defines model for AuditHeld.
+type AuditHeld struct {
+	AgentID string `json:"agent_id"`
+
+	// Caller Who asked for it.
+	Caller       string `json:"caller"`
+	Cause        string `json:"cause,omitempty,omitzero"`
+	CredentialID string `json:"credential_id"`
+
+	// Events Of this version, oldest first; the newest 200.
+	Events            []AuditEvent      `json:"events"`
+	ExpiresAt         time.Time         `json:"expires_at"`
+	Fingerprint       string            `json:"fingerprint,omitempty,omitzero"`
+	IssuedAt          time.Time         `json:"issued_at"`
+	Life              AuditHeld_Life    `json:"life"`
+	ParentTaskID      string            `json:"parent_task_id,omitempty,omitzero"`
+	Profile           string            `json:"profile"`
+	Provider          string            `json:"provider"`
+	Reason            string            `json:"reason,omitempty,omitzero"`
+	RequestedScopes   []string          `json:"requested_scopes"`
+	Scopes            []string          `json:"scopes"`
+	State             string            `json:"state"`
+	TaskID            string            `json:"task_id"`
+	Trace             map[string]string `json:"trace,omitempty,omitzero"`
+	TTLSeconds        float64           `json:"ttl_seconds"`
+	Upstream          string            `json:"upstream"`
+	UpstreamExpiresAt time.Time         `json:"upstream_expires_at,omitempty,omitzero"`
+	UpstreamIds       []string          `json:"upstream_ids,omitempty,omitzero"`
+	Version           int               `json:"version"`
+	VersionID         string            `json:"version_id"`
+}
+
+// AuditHeldLifeAlive defines model for AuditHeld.Life.Alive.
+type AuditHeldLifeAlive string
+
+// AuditHeld_Life defines model for AuditHeld.Life.
+type AuditHeld_Life struct {
+	Alive AuditHeldLifeAlive `json:"alive"`
+
+	// EventID The event that says so; its inclusion can be proven.
+	EventID string `json:"event_id,omitempty,omitzero"`
+
+	// How How that is known: a revocation's basis, or a word of docs/audit.md.
+	How string `json:"how"`
+
+	// Since It works no more from then on.
+	Since time.Time `json:"since,omitempty,omitzero"`
+
+	// Until It works no longer than that.
+	Until time.Time `json:"until,omitempty,omitzero"`
+}
+
 // AuditPage defines model for AuditPage.
 type AuditPage struct {
 	Events []AuditEvent `json:"events"`
@@ -360,9 +436,28 @@ type AuditPage struct {
 	NextCursor string `json:"next_cursor,omitempty,omitzero"`
 }
 
+// AuditTrace defines model for AuditTrace.
+type AuditTrace struct {
+	Held []AuditHeld `json:"held"`
+
+	// More Others had it before these.
+	More bool `json:"more,omitempty,omitzero"`
+}
+
 // ChangePoolKey defines model for ChangePoolKey.
 type ChangePoolKey struct {
 	Reason string `json:"reason,omitempty,omitzero"`
+}
+
+// ConsistencyProof defines model for ConsistencyProof.
+type ConsistencyProof struct {
+	From     int64  `json:"from"`
+	FromRoot string `json:"from_root"`
+
+	// Proof RFC 6962's consistency proof; base64.
+	Proof  []string `json:"proof"`
+	To     int64    `json:"to"`
+	ToRoot string   `json:"to_root"`
 }
 
 // Credential defines model for Credential.
@@ -439,6 +534,29 @@ type Fault struct {
 
 // ID The caller's own id of a task or an agent, or a name from the configuration.
 type ID = string
+
+// InclusionProof defines model for InclusionProof.
+type InclusionProof struct {
+	// Body The event's canonical bytes. Absent if it was archived: then they are in the archive.
+	Body string `json:"body,omitempty,omitzero"`
+
+	// Checkpoint The newest signed note. It signs `root` unless another `tree_size` was asked for.
+	Checkpoint string `json:"checkpoint"`
+	EventID    string `json:"event_id"`
+
+	// Index Its place in the record, from 0.
+	Index int64 `json:"index"`
+
+	// LeafHash SHA-256 of a zero byte and `body`.
+	LeafHash string `json:"leaf_hash"`
+
+	// Proof RFC 6962's audit path, from the leaf up.
+	Proof []string `json:"proof"`
+
+	// Root Of the tree of that size; base64, as all hashes here.
+	Root     string `json:"root"`
+	TreeSize int64  `json:"tree_size"`
+}
 
 // IssueRequest defines model for IssueRequest.
 type IssueRequest struct {
@@ -790,6 +908,7 @@ type ListAuditEventsParams struct {
 	Type         *string `form:"type,omitempty" json:"type,omitempty"`
 	CredentialID *string `form:"credential_id,omitempty" json:"credential_id,omitempty"`
 	UpstreamID   *string `form:"upstream_id,omitempty" json:"upstream_id,omitempty"`
+	Fingerprint  *string `form:"fingerprint,omitempty" json:"fingerprint,omitempty"`
 
 	// Since Inclusive.
 	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
@@ -805,6 +924,29 @@ type ListAuditEventsParams struct {
 
 // ListAuditEventsParamsOrder defines parameters for ListAuditEvents.
 type ListAuditEventsParamsOrder string
+
+// ProveAuditConsistencyParams defines parameters for ProveAuditConsistency.
+type ProveAuditConsistencyParams struct {
+	From int64  `form:"from" json:"from"`
+	To   *int64 `form:"to,omitempty" json:"to,omitempty"`
+}
+
+// ProveAuditInclusionParams defines parameters for ProveAuditInclusion.
+type ProveAuditInclusionParams struct {
+	EventID  *string `form:"event_id,omitempty" json:"event_id,omitempty"`
+	Index    *int64  `form:"index,omitempty" json:"index,omitempty"`
+	TreeSize *int64  `form:"tree_size,omitempty" json:"tree_size,omitempty"`
+}
+
+// TraceAuditParams defines parameters for TraceAudit.
+type TraceAuditParams struct {
+	UpstreamID  *string    `form:"upstream_id,omitempty" json:"upstream_id,omitempty"`
+	Fingerprint *string    `form:"fingerprint,omitempty" json:"fingerprint,omitempty"`
+	At          *time.Time `form:"at,omitempty" json:"at,omitempty"`
+
+	// Limit Versions.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
 
 // ListCredentialsParams defines parameters for ListCredentials.
 type ListCredentialsParams struct {
@@ -888,9 +1030,24 @@ type RedeemTicketJSONRequestBody = RedeemRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetAuditCheckpoint The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+	// (GET /v1/audit/checkpoint)
+	GetAuditCheckpoint(w http.ResponseWriter, r *http.Request)
 	// ListAuditEvents The history, for auditors and operators
 	// (GET /v1/audit/events)
 	ListAuditEvents(w http.ResponseWriter, r *http.Request, params ListAuditEventsParams)
+	// ProveAuditConsistency That a tree begins with a smaller one, for auditors and operators
+	// (GET /v1/audit/proof/consistency)
+	ProveAuditConsistency(w http.ResponseWriter, r *http.Request, params ProveAuditConsistencyParams)
+	// ProveAuditInclusion That an event is in the tree, for auditors and operators
+	// (GET /v1/audit/proof/inclusion)
+	ProveAuditInclusion(w http.ResponseWriter, r *http.Request, params ProveAuditInclusionParams)
+	// GetAuditTile A tile of the tree, for auditors and operators
+	// (GET /v1/audit/tile/{level}/{number})
+	GetAuditTile(w http.ResponseWriter, r *http.Request, level int, number int64)
+	// TraceAudit Whose an upstream name or a secret is, for auditors and operators
+	// (GET /v1/audit/trace)
+	TraceAudit(w http.ResponseWriter, r *http.Request, params TraceAuditParams)
 	// ListCredentials List credentials, newest first
 	// (GET /v1/credentials)
 	ListCredentials(w http.ResponseWriter, r *http.Request, params ListCredentialsParams)
@@ -948,9 +1105,39 @@ type ServerInterface interface {
 
 type Unimplemented struct{}
 
+// GetAuditCheckpoint The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+// (GET /v1/audit/checkpoint)
+func (_ Unimplemented) GetAuditCheckpoint(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListAuditEvents The history, for auditors and operators
 // (GET /v1/audit/events)
 func (_ Unimplemented) ListAuditEvents(w http.ResponseWriter, r *http.Request, params ListAuditEventsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ProveAuditConsistency That a tree begins with a smaller one, for auditors and operators
+// (GET /v1/audit/proof/consistency)
+func (_ Unimplemented) ProveAuditConsistency(w http.ResponseWriter, r *http.Request, params ProveAuditConsistencyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ProveAuditInclusion That an event is in the tree, for auditors and operators
+// (GET /v1/audit/proof/inclusion)
+func (_ Unimplemented) ProveAuditInclusion(w http.ResponseWriter, r *http.Request, params ProveAuditInclusionParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetAuditTile A tile of the tree, for auditors and operators
+// (GET /v1/audit/tile/{level}/{number})
+func (_ Unimplemented) GetAuditTile(w http.ResponseWriter, r *http.Request, level int, number int64) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// TraceAudit Whose an upstream name or a secret is, for auditors and operators
+// (GET /v1/audit/trace)
+func (_ Unimplemented) TraceAudit(w http.ResponseWriter, r *http.Request, params TraceAuditParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1065,6 +1252,20 @@ type ServerInterfaceWrapper struct {
 
 type MiddlewareFunc func(http.Handler) http.Handler
 
+// GetAuditCheckpoint operation middleware
+func (siw *ServerInterfaceWrapper) GetAuditCheckpoint(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetAuditCheckpoint(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListAuditEvents operation middleware
 func (siw *ServerInterfaceWrapper) ListAuditEvents(w http.ResponseWriter, r *http.Request) {
 
@@ -1178,6 +1379,19 @@ func (siw *ServerInterfaceWrapper) ListAuditEvents(w http.ResponseWriter, r *htt
 		return
 	}
 
+	// ------------- Optional query parameter "fingerprint" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "fingerprint", r.URL.Query(), &params.Fingerprint, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "fingerprint"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "fingerprint", Err: err})
+		}
+		return
+	}
+
 	// ------------- Optional query parameter "since" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
@@ -1245,6 +1459,218 @@ func (siw *ServerInterfaceWrapper) ListAuditEvents(w http.ResponseWriter, r *htt
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListAuditEvents(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ProveAuditConsistency operation middleware
+func (siw *ServerInterfaceWrapper) ProveAuditConsistency(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ProveAuditConsistencyParams
+
+	// ------------- Required query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "from", r.URL.Query(), &params.From, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", r.URL.Query(), &params.To, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "to"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "to", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ProveAuditConsistency(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ProveAuditInclusion operation middleware
+func (siw *ServerInterfaceWrapper) ProveAuditInclusion(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ProveAuditInclusionParams
+
+	// ------------- Optional query parameter "event_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "event_id", r.URL.Query(), &params.EventID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "event_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "event_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "index" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "index", r.URL.Query(), &params.Index, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "index"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "index", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "tree_size" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "tree_size", r.URL.Query(), &params.TreeSize, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "tree_size"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "tree_size", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ProveAuditInclusion(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetAuditTile operation middleware
+func (siw *ServerInterfaceWrapper) GetAuditTile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "level" -------------
+	var level int
+
+	err = runtime.BindStyledParameterWithOptions("simple", "level", chi.URLParam(r, "level"), &level, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "level", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "number" -------------
+	var number int64
+
+	err = runtime.BindStyledParameterWithOptions("simple", "number", chi.URLParam(r, "number"), &number, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "int64", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "number", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetAuditTile(w, r, level, number)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TraceAudit operation middleware
+func (siw *ServerInterfaceWrapper) TraceAudit(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TraceAuditParams
+
+	// ------------- Optional query parameter "upstream_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "upstream_id", r.URL.Query(), &params.UpstreamID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "upstream_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "upstream_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "fingerprint" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "fingerprint", r.URL.Query(), &params.Fingerprint, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "fingerprint"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "fingerprint", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "at" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "at", r.URL.Query(), &params.At, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "at"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "at", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TraceAudit(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2054,6 +2480,21 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/audit/events", wrapper.ListAuditEvents)
 	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/audit/trace", wrapper.TraceAudit)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/audit/checkpoint", wrapper.GetAuditCheckpoint)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/audit/proof/inclusion", wrapper.ProveAuditInclusion)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/audit/proof/consistency", wrapper.ProveAuditConsistency)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/audit/tile/{level}/{number}", wrapper.GetAuditTile)
+	})
 
 	return r
 }
@@ -2065,6 +2506,43 @@ type ProblemApplicationProblemPlusJSONResponse struct {
 	Body Problem
 
 	Headers ProblemResponseHeaders
+}
+
+type GetAuditCheckpointRequestObject struct {
+}
+
+type GetAuditCheckpointResponseObject interface {
+	VisitGetAuditCheckpointResponse(w http.ResponseWriter) error
+}
+
+type GetAuditCheckpoint200TextResponse string
+
+func (response GetAuditCheckpoint200TextResponse) VisitGetAuditCheckpointResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(200)
+
+	_, err := w.Write([]byte(fmt.Sprint(response)))
+	return err
+}
+
+type GetAuditCheckpointdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetAuditCheckpointdefaultApplicationProblemPlusJSONResponse) VisitGetAuditCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type ListAuditEventsRequestObject struct {
@@ -2089,6 +2567,69 @@ func (response ListAuditEvents200JSONResponse) VisitListAuditEventsResponse(w ht
 	return err
 }
 
+type ListAuditEvents200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAuditEvents200ApplicationXNdjsonResponse) VisitListAuditEventsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ListAuditEvents200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ListAuditEvents200TextCsvResponse) VisitListAuditEventsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListAuditEventsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	Headers    ProblemResponseHeaders
@@ -2096,6 +2637,177 @@ type ListAuditEventsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListAuditEventsdefaultApplicationProblemPlusJSONResponse) VisitListAuditEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProveAuditConsistencyRequestObject struct {
+	Params ProveAuditConsistencyParams
+}
+
+type ProveAuditConsistencyResponseObject interface {
+	VisitProveAuditConsistencyResponse(w http.ResponseWriter) error
+}
+
+type ProveAuditConsistency200JSONResponse ConsistencyProof
+
+func (response ProveAuditConsistency200JSONResponse) VisitProveAuditConsistencyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProveAuditConsistencydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ProveAuditConsistencydefaultApplicationProblemPlusJSONResponse) VisitProveAuditConsistencyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProveAuditInclusionRequestObject struct {
+	Params ProveAuditInclusionParams
+}
+
+type ProveAuditInclusionResponseObject interface {
+	VisitProveAuditInclusionResponse(w http.ResponseWriter) error
+}
+
+type ProveAuditInclusion200JSONResponse InclusionProof
+
+func (response ProveAuditInclusion200JSONResponse) VisitProveAuditInclusionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProveAuditInclusiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response ProveAuditInclusiondefaultApplicationProblemPlusJSONResponse) VisitProveAuditInclusionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAuditTileRequestObject struct {
+	Level  int   `json:"level"`
+	Number int64 `json:"number"`
+}
+
+type GetAuditTileResponseObject interface {
+	VisitGetAuditTileResponse(w http.ResponseWriter) error
+}
+
+type GetAuditTile200ApplicationOctetStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetAuditTile200ApplicationOctetStreamResponse) VisitGetAuditTileResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetAuditTiledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response GetAuditTiledefaultApplicationProblemPlusJSONResponse) VisitGetAuditTileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TraceAuditRequestObject struct {
+	Params TraceAuditParams
+}
+
+type TraceAuditResponseObject interface {
+	VisitTraceAuditResponse(w http.ResponseWriter) error
+}
+
+type TraceAudit200JSONResponse AuditTrace
+
+func (response TraceAudit200JSONResponse) VisitTraceAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TraceAuditdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemResponseHeaders
+	StatusCode int
+}
+
+func (response TraceAuditdefaultApplicationProblemPlusJSONResponse) VisitTraceAuditResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -2880,9 +3592,24 @@ func (response RedeemTicketdefaultApplicationProblemPlusJSONResponse) VisitRedee
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// GetAuditCheckpoint The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+	// (GET /v1/audit/checkpoint)
+	GetAuditCheckpoint(ctx context.Context, request GetAuditCheckpointRequestObject) (GetAuditCheckpointResponseObject, error)
 	// ListAuditEvents The history, for auditors and operators
 	// (GET /v1/audit/events)
 	ListAuditEvents(ctx context.Context, request ListAuditEventsRequestObject) (ListAuditEventsResponseObject, error)
+	// ProveAuditConsistency That a tree begins with a smaller one, for auditors and operators
+	// (GET /v1/audit/proof/consistency)
+	ProveAuditConsistency(ctx context.Context, request ProveAuditConsistencyRequestObject) (ProveAuditConsistencyResponseObject, error)
+	// ProveAuditInclusion That an event is in the tree, for auditors and operators
+	// (GET /v1/audit/proof/inclusion)
+	ProveAuditInclusion(ctx context.Context, request ProveAuditInclusionRequestObject) (ProveAuditInclusionResponseObject, error)
+	// GetAuditTile A tile of the tree, for auditors and operators
+	// (GET /v1/audit/tile/{level}/{number})
+	GetAuditTile(ctx context.Context, request GetAuditTileRequestObject) (GetAuditTileResponseObject, error)
+	// TraceAudit Whose an upstream name or a secret is, for auditors and operators
+	// (GET /v1/audit/trace)
+	TraceAudit(ctx context.Context, request TraceAuditRequestObject) (TraceAuditResponseObject, error)
 	// ListCredentials List credentials, newest first
 	// (GET /v1/credentials)
 	ListCredentials(ctx context.Context, request ListCredentialsRequestObject) (ListCredentialsResponseObject, error)
@@ -2975,6 +3702,30 @@ type strictHandler struct {
 	options     StrictHTTPServerOptions
 }
 
+// GetAuditCheckpoint operation middleware
+func (sh *strictHandler) GetAuditCheckpoint(w http.ResponseWriter, r *http.Request) {
+	var request GetAuditCheckpointRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetAuditCheckpoint(ctx, request.(GetAuditCheckpointRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetAuditCheckpoint")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetAuditCheckpointResponseObject); ok {
+		if err := validResponse.VisitGetAuditCheckpointResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListAuditEvents operation middleware
 func (sh *strictHandler) ListAuditEvents(w http.ResponseWriter, r *http.Request, params ListAuditEventsParams) {
 	var request ListAuditEventsRequestObject
@@ -2994,6 +3745,111 @@ func (sh *strictHandler) ListAuditEvents(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListAuditEventsResponseObject); ok {
 		if err := validResponse.VisitListAuditEventsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ProveAuditConsistency operation middleware
+func (sh *strictHandler) ProveAuditConsistency(w http.ResponseWriter, r *http.Request, params ProveAuditConsistencyParams) {
+	var request ProveAuditConsistencyRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ProveAuditConsistency(ctx, request.(ProveAuditConsistencyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ProveAuditConsistency")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ProveAuditConsistencyResponseObject); ok {
+		if err := validResponse.VisitProveAuditConsistencyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ProveAuditInclusion operation middleware
+func (sh *strictHandler) ProveAuditInclusion(w http.ResponseWriter, r *http.Request, params ProveAuditInclusionParams) {
+	var request ProveAuditInclusionRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ProveAuditInclusion(ctx, request.(ProveAuditInclusionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ProveAuditInclusion")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ProveAuditInclusionResponseObject); ok {
+		if err := validResponse.VisitProveAuditInclusionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetAuditTile operation middleware
+func (sh *strictHandler) GetAuditTile(w http.ResponseWriter, r *http.Request, level int, number int64) {
+	var request GetAuditTileRequestObject
+
+	request.Level = level
+	request.Number = number
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetAuditTile(ctx, request.(GetAuditTileRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetAuditTile")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetAuditTileResponseObject); ok {
+		if err := validResponse.VisitGetAuditTileResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TraceAudit operation middleware
+func (sh *strictHandler) TraceAudit(w http.ResponseWriter, r *http.Request, params TraceAuditParams) {
+	var request TraceAuditRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TraceAudit(ctx, request.(TraceAuditRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TraceAudit")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TraceAuditResponseObject); ok {
+		if err := validResponse.VisitTraceAuditResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -24,7 +25,10 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Caller: value(p.Caller), Profile: value(p.Profile),
 		Provider: value(p.Provider), Type: value(p.Type), CredentialID: value(p.CredentialID), UpstreamID: value(p.UpstreamID),
 		Since: value(p.Since), Until: value(p.Until), OldestFirst: value(p.Order) == Oldest,
-		Cursor: value(p.Cursor), Limit: value(p.Limit),
+		Cursor: value(p.Cursor), Limit: value(p.Limit), Fingerprint: unhex(value(p.Fingerprint)),
+	}
+	if format := formatOf(ctx); format != formatJSON {
+		return s.export(ctx, caller, q, format)
 	}
 	found, err := s.Audit.Find(ctx, q)
 	if err != nil {
@@ -42,6 +46,12 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 	return page, nil
 }
 
+// unhex is the hash in a fingerprint; nil for none. The contract has bounded its form.
+func unhex(fingerprint string) []byte {
+	sum, _ := hex.DecodeString(strings.TrimPrefix(fingerprint, "sha256:"))
+	return sum
+}
+
 // filters is what was asked, as the record keeps it: the contract has bounded each value's form.
 func filters(q audit.Query, known bool) map[string]string {
 	m := map[string]string{
@@ -53,6 +63,9 @@ func filters(q audit.Query, known bool) map[string]string {
 			sum := sha256.Sum256([]byte(v))
 			m[k] = "sha256:" + hex.EncodeToString(sum[:])
 		}
+	}
+	if len(q.Fingerprint) > 0 {
+		m["fingerprint"] = "sha256:" + hex.EncodeToString(q.Fingerprint)
 	}
 	if !q.Since.IsZero() {
 		m["since"] = q.Since.UTC().Format(time.RFC3339Nano)

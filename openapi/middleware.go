@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -39,9 +40,24 @@ func identify(next http.Handler) http.Handler {
 		if err != nil {
 			host = ""
 		}
-		ctx := context.WithValue(r.Context(), callerKey{}, &broker.Caller{RequestID: id, Addr: host})
+		ctx := context.WithValue(r.Context(), callerKey{}, &broker.Caller{RequestID: id, TraceID: traceID(r.Header), Addr: host})
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+var traceparent = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?$`)
+
+// traceID is the trace-id of the request's W3C traceparent header; empty if there is not just one, or it is not well-formed.
+func traceID(h http.Header) string {
+	values := h.Values("Traceparent")
+	if len(values) != 1 {
+		return ""
+	}
+	m := traceparent.FindStringSubmatch(values[0])
+	if m == nil || m[1] == "ff" || m[1] == "00" && m[4] != "" || strings.Trim(m[2], "0") == "" || strings.Trim(m[3], "0") == "" {
+		return ""
+	}
+	return m[2]
 }
 
 // observe logs and counts each request by its route. The path and the query are not logged: anything may stand there.
@@ -57,7 +73,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 			}
 			caller := callerOf(r.Context())
 			s.Logger.InfoContext(r.Context(), "request", "method", known(r.Method), "route", route, "status", ww.Status(),
-				"ms", took.Milliseconds(), "bytes", ww.BytesWritten(), "request_id", caller.RequestID, "caller", caller.Name)
+				"ms", took.Milliseconds(), "bytes", ww.BytesWritten(), "request_id", caller.RequestID, "trace_id", caller.TraceID, "caller", caller.Name)
 		}()
 		next.ServeHTTP(ww, r)
 	})
@@ -71,6 +87,9 @@ func (s *server) recoverPanic(next http.Handler) http.Handler {
 			v := recover()
 			if v == nil {
 				return
+			}
+			if v == http.ErrAbortHandler { //nolint:errorlint // the server compares it so
+				panic(v)
 			}
 			s.Logger.ErrorContext(r.Context(), "panic", "type", fmt.Sprintf("%T", v), "stack", framesOnly(debug.Stack()),
 				"request_id", callerOf(r.Context()).RequestID)
@@ -127,7 +146,7 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 			return
 		}
 		caller := callerOf(r.Context())
-		found.RequestID, found.Addr = caller.RequestID, caller.Addr
+		found.RequestID, found.TraceID, found.Addr = caller.RequestID, caller.TraceID, caller.Addr
 		*caller = found
 		next.ServeHTTP(w, r)
 	})

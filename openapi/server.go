@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/broker"
 )
 
@@ -31,6 +32,7 @@ type Authenticator interface {
 type Config struct {
 	Broker  *broker.Broker
 	Audit   *audit.Log
+	Tree    *sequence.Log // nil: nothing is signed, and there are no proofs
 	Callers Authenticator
 	Ready   func(context.Context) error // why the service should get no traffic; nil when it should
 	Logger  *slog.Logger
@@ -39,6 +41,8 @@ type Config struct {
 
 	Metrics  http.Handler                                               // serves /metrics; nil: there is none
 	Requests func(route, method string, status int, took time.Duration) // is told of each request; nil: nobody is
+
+	Console http.Handler // serves / and all below /console; nil: there is none
 }
 
 // server implements StrictServerInterface.
@@ -46,6 +50,7 @@ type server struct {
 	Config
 	spec    *openapi3.T
 	guesses *guesses
+	exports chan struct{} // bounds how many run at once
 }
 
 // New makes the handler of the whole HTTP contract.
@@ -60,7 +65,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the contract: %w", err)
 	}
-	s := &server{cfg, spec, newGuesses()}
+	s := &server{cfg, spec, newGuesses(), make(chan struct{}, exportsAtOnce)}
 	r := chi.NewRouter()
 	r.Use(identify, s.observe, s.recoverPanic, limitBody)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -76,10 +81,15 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Metrics != nil {
 		r.Method(http.MethodGet, "/metrics", cfg.Metrics)
 	}
+	if cfg.Console != nil {
+		for _, pattern := range []string{"/", "/console", "/console/*"} {
+			r.Handle(pattern, cfg.Console)
+		}
+	}
 	// The middlewares of With run after routing, so they know which operation it is.
 	HandlerWithOptions(NewStrictHandlerWithOptions(s, nil, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: s.badRequest, ResponseErrorHandlerFunc: s.problem,
-	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, s.validate), ErrorHandlerFunc: s.badRequest})
+	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, s.validate, negotiate), ErrorHandlerFunc: s.badRequest})
 	return r, nil
 }
 

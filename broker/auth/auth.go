@@ -45,15 +45,17 @@ func New(tokens Tokens, clock func() time.Time) *Authenticator {
 func (a *Authenticator) Authenticate(ctx context.Context, token string) (broker.Caller, error) {
 	switch {
 	case broker.WellFormed(broker.PrefixCaller, token):
-		return a.caller(ctx, token)
+		return a.Holder(ctx, broker.HashToken(token))
 	case broker.WellFormed(broker.PrefixTask, token):
 		return a.task(ctx, token)
 	}
 	return broker.Caller{}, broker.Errorf(broker.CodeUnauthenticated, "send a token: Authorization: Bearer tpc_… or tpt_…")
 }
 
-func (a *Authenticator) caller(ctx context.Context, token string) (broker.Caller, error) {
-	t, err := a.tokens.FindToken(ctx, broker.HashToken(token))
+// Holder finds the caller whose own token has that SHA-256, as Authenticate does with the token: for a session that was
+// begun with it and must not outlive it.
+func (a *Authenticator) Holder(ctx context.Context, sha256 []byte) (broker.Caller, error) {
+	t, err := a.tokens.FindToken(ctx, sha256)
 	if err := a.good(err, !t.RevokedAt.IsZero(), t.ExpiresAt); err != nil {
 		return broker.Caller{}, err
 	}

@@ -2,6 +2,7 @@ package lifetest
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,7 +81,11 @@ func TestTaskTokenEnds(t *testing.T) {
 	if n := one[int](r, "SELECT count(*)::int FROM task_tokens WHERE encode(sha256, 'escape') LIKE 'tpt_%'"); n != 0 {
 		t.Error("a task token is kept as it is")
 	}
-	r.by("tpt_"+long.TaskToken[4:len(long.TaskToken)-1]+"x").resolve(long.ID).want(t, broker.CodeUnauthenticated)
+	last := "x"
+	if strings.HasSuffix(long.TaskToken, last) {
+		last = "y"
+	}
+	r.by(long.TaskToken[:len(long.TaskToken)-1]+last).resolve(long.ID).want(t, broker.CodeUnauthenticated)
 }
 
 // The keys of a task's requests are not its orchestrator's.

@@ -106,7 +106,7 @@ func beginCredential(ctx context.Context, q *db.Queries, c broker.Credential) er
 	return q.BeginCredential(ctx, db.BeginCredentialParams{
 		CredentialID: string(c.ID), Caller: c.Caller, TaskID: c.TaskID, AgentID: c.AgentID,
 		Profile: c.Profile, Provider: c.Provider, Requested: c.Requested, Scopes: c.Scopes, Metadata: metadata,
-		TtlMs: c.TTL.Milliseconds(), CreatedAt: c.CreatedAt, HardEndAt: orNil(c.HardEnd),
+		TtlMs: c.TTL.Milliseconds(), CreatedAt: c.CreatedAt, HardEndAt: orNil(c.HardEnd), ParentTaskID: c.Parent,
 		VersionID: string(v.ID), Number: int32(v.Number), State: string(v.State), //nolint:gosec // counts from 1
 		IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt, SelfExpires: v.SelfExpires, Upstream: v.Upstream,
 		DueAt: &v.DueAt, Unclaimed: v.Unclaimed,
@@ -332,7 +332,7 @@ func toCredential(c db.Credential, v db.Version) (broker.Credential, error) {
 		return broker.Credential{}, err
 	}
 	return broker.Credential{
-		ID: broker.CredentialID(c.ID), TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
+		ID: broker.CredentialID(c.ID), TaskID: c.TaskID, Parent: c.ParentTaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Caller: c.Caller, Requested: c.Requested, Scopes: c.Scopes, Metadata: metadata,
 		TTL: time.Duration(c.TtlMs) * time.Millisecond, CreatedAt: c.CreatedAt.UTC(), HardEnd: orZero(c.HardEndAt), Strikes: int(c.Strikes),
 		Version: broker.Version{

@@ -56,19 +56,22 @@ func (s *Store) Credentials(ctx context.Context, f broker.Filter) ([]broker.Cred
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (broker.Credential, error) {
-		var c db.Credential
-		var v db.Version
-		err := row.Scan(&c.ID, &c.Caller, &c.TaskID, &c.AgentID, &c.Profile, &c.Provider, &c.Requested, &c.Scopes,
-			&c.Metadata, &c.TtlMs, &c.CreatedAt, &c.HardEndAt, &c.Strikes,
-			&v.ID, &v.Number, &v.State, &v.IssuedAt, &v.ExpiresAt, &v.UpstreamExpiresAt, &v.SelfExpires, &v.Upstream,
-			&v.UpstreamIds, &v.Trace, &v.Fingerprint, &v.Cause, &v.Reason, &v.Result, &v.EffectiveAt, &v.Basis,
-			&v.LastError, &v.Attempts, &v.DueAt, &v.EndedAt, &v.Unclaimed, &v.Succeed, &v.Ungiven)
-		if err != nil {
-			return broker.Credential{}, err
-		}
-		return toCredential(c, v)
-	})
+	return pgx.CollectRows(rows, scanCredential)
+}
+
+// scanCredential reads credentialColumns and versionColumns.
+func scanCredential(row pgx.CollectableRow) (broker.Credential, error) {
+	var c db.Credential
+	var v db.Version
+	err := row.Scan(&c.ID, &c.Caller, &c.TaskID, &c.AgentID, &c.Profile, &c.Provider, &c.Requested, &c.Scopes,
+		&c.Metadata, &c.TtlMs, &c.CreatedAt, &c.HardEndAt, &c.Strikes,
+		&v.ID, &v.Number, &v.State, &v.IssuedAt, &v.ExpiresAt, &v.UpstreamExpiresAt, &v.SelfExpires, &v.Upstream,
+		&v.UpstreamIds, &v.Trace, &v.Fingerprint, &v.Cause, &v.Reason, &v.Result, &v.EffectiveAt, &v.Basis,
+		&v.LastError, &v.Attempts, &v.DueAt, &v.EndedAt, &v.Unclaimed, &v.Succeed, &v.Ungiven)
+	if err != nil {
+		return broker.Credential{}, err
+	}
+	return toCredential(c, v)
 }
 
 const credentialColumns = `c.id, c.caller, c.task_id, c.agent_id, c.profile, c.provider, c.requested, c.scopes,

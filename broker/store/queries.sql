@@ -6,9 +6,9 @@
 -- name: BeginCredential :exec
 WITH credential AS (
     INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms,
-        created_at, hard_end_at)
+        created_at, hard_end_at, parent_task_id)
     VALUES (@credential_id, @caller, @task_id, @agent_id, @profile, @provider, @requested, @scopes, @metadata, @ttl_ms,
-        @created_at, @hard_end_at)
+        @created_at, @hard_end_at, @parent_task_id)
 )
 INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at, unclaimed)
 VALUES (@version_id, @credential_id, @number, @provider,

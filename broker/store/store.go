@@ -93,7 +93,10 @@ func (s *Store) Check(ctx context.Context, version int64) error {
 	err := s.pool.QueryRow(ctx, `SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied),
 		pg_is_in_recovery(),
 		has_any_column_privilege('events', 'UPDATE') OR has_table_privilege('events', 'DELETE')
-			OR has_table_privilege('events', 'TRUNCATE')`).Scan(&at, &readOnly, &mayRewrite)
+			OR has_table_privilege('events', 'TRUNCATE')
+			OR EXISTS (SELECT FROM unnest(ARRAY['tree_leaves', 'tree_tiles', 'tree_checkpoints', 'tree_archives']) AS t (name)
+				WHERE CASE WHEN to_regclass(t.name) IS NOT NULL THEN has_any_column_privilege(t.name, 'UPDATE')
+					OR has_table_privilege(t.name, 'DELETE') OR has_table_privilege(t.name, 'TRUNCATE') END)`).Scan(&at, &readOnly, &mayRewrite)
 	switch {
 	case isCode(err, undefinedTable):
 		return errors.New("the database has no schema yet: run `taskpass migrate`")

@@ -24,7 +24,7 @@ const (
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	help := must(t, "--help")
-	for _, command := range []string{"demo", "dev", "serve", "migrate", "token", "pool", "keyset", "check-config", "healthcheck", "promises"} {
+	for _, command := range []string{"demo", "dev", "serve", "migrate", "token", "pool", "audit", "keyset", "check-config", "healthcheck", "promises"} {
 		if !strings.Contains(help.stdout, command) {
 			t.Errorf("--help leaves out %s:\n%s", command, help.stdout)
 		}

@@ -63,7 +63,7 @@ func (s *story) tell(ctx context.Context, stack *stack) error {
 	s.stack = stack
 	stack.Sandbox.SeedTask(demoTask)
 	stack.Sandbox.SeedTask(otherTask)
-	for _, chapter := range []func(context.Context) error{s.awsSession, s.gcpSlot, s.poolKey, s.stripeKey, s.rotation, s.refresh, s.ticket, s.refusal, s.endTask, s.auditTrail} {
+	for _, chapter := range []func(context.Context) error{s.awsSession, s.gcpSlot, s.poolKey, s.stripeKey, s.rotation, s.refresh, s.ticket, s.refusal, s.endTask, s.auditTrail, s.proof} {
 		if err := chapter(ctx); err != nil {
 			return fmt.Errorf("the demo went wrong: %w", err)
 		}

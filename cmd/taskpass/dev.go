@@ -115,6 +115,10 @@ What the task holds; ending one (put its id); what the auditor sees:
   curl -sS -X POST "$TASKPASS/v1/credentials/crd_…/revoke" -H "Authorization: Bearer $ORCHESTRATOR"
   curl -sS "$TASKPASS/v1/audit/events?task_id=research-1" -H "Authorization: Bearer $AUDITOR"
 
+The auditor's console: open {{.BaseURL}}/ in a browser and sign in with the token of the auditor above. It is also in
+
+  {{.TokenFile "auditor"}}
+
 The sandbox's AWS is at {{.Sandbox.AWSURL}} (bucket {{.Bucket}}), its model API at {{.Sandbox.ModelURL}},
 its Google Cloud at {{.Sandbox.GCPURL}}, its Stripe at {{.Sandbox.StripeURL}}. Ctrl-C ends it all.
 `))

@@ -73,11 +73,19 @@ func TestDev(t *testing.T) {
 	if r.Sandbox["aws"] == "" || r.Sandbox["model"] == "" || r.DatabaseURL == "" || !strings.Contains(dev.out.String(), "*sandbox*") {
 		t.Errorf("ready file: %+v", r)
 	}
+	// The console is there, and the auditor's token is where dev says.
+	tokenFile := filepath.Join(dir, "keys", "token_auditor")
+	if token, err := os.ReadFile(tokenFile); err != nil || strings.TrimSpace(string(token)) != r.Tokens["auditor"] || !strings.Contains(dev.out.String(), tokenFile) {
+		t.Errorf("the auditor's token is not in %s, or dev does not say so: %v", tokenFile, err)
+	}
+	if page := mustCall(t, 200, "GET", r.BaseURL+"/console/signin", "", ""); !strings.Contains(page, "Sign in") {
+		t.Errorf("the console: %s", page)
+	}
 	var issued openapi.IssuedCredential
 	if err := json.Unmarshal([]byte(mustCall(t, 201, "POST", r.BaseURL+"/v1/credentials", r.Tokens["orchestrator"], devRequest)), &issued); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"keys", filepath.Join("keys", "keyset"), filepath.Join("keys", "database_url")} {
+	for _, path := range []string{"keys", filepath.Join("keys", "keyset"), filepath.Join("keys", "database_url"), filepath.Join("keys", "token_auditor")} {
 		if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s has mode %v (%v)", path, info.Mode(), err)
 		}

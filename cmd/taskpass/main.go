@@ -25,6 +25,7 @@ type cli struct {
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this build's schema, and set up its roles."`
 	Token       tokenCmd       `cmd:"" help:"Make, list and revoke callers' tokens."`
 	Pool        poolCmd        `cmd:"" help:"Manage the keys of a running broker's pools."`
+	Audit       auditCmd       `cmd:"" help:"Sign, export, verify and archive the audit record."`
 	Keyset      keysetCmd      `cmd:"" help:"Make a keyset that seals secrets at rest."`
 	CheckConfig checkConfigCmd `cmd:"" help:"Tell all that is wrong with a configuration file."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Exit 0 if a broker is ready."`

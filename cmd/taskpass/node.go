@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -36,6 +37,7 @@ type node struct {
 	broker  *broker.Broker
 	callers *auth.Authenticator
 	server  *http.Server
+	tree    *auditTree // nil: nothing is signed
 	schema  int64
 
 	profiles broker.Profiles // as opened
@@ -97,11 +99,23 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		return nil, err
 	}
 	n.callers = auth.New(n.store, nil)
-	handler, err := openapi.New(openapi.Config{
-		Broker: n.broker, Audit: audit.NewLog(n.store.Pool()), Callers: n.callers, Logger: logger, Stopping: n.stopping,
+	record := audit.NewLog(n.store.Pool())
+	surface := openapi.Config{
+		Broker: n.broker, Audit: record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
 		Metrics: watch.Handler(), Requests: watch.Request,
-	})
+	}
+	if n.tree, err = n.newTree(ctx); err != nil {
+		return nil, err
+	}
+	if n.tree != nil {
+		surface.Tree = n.tree.log
+		watch.WatchTree(n.tree.state)
+	}
+	if surface.Console, err = n.newConsole(record, sealer); err != nil {
+		return nil, err
+	}
+	handler, err := openapi.New(surface)
 	if err != nil {
 		return nil, err
 	}
@@ -140,13 +154,13 @@ func (n *node) deps() providers.Deps {
 func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	defer n.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		n.broker.Run(background)
-	}()
-	go n.keepPartitions(background)
-	defer func() { stop(); <-done }()
+	var work sync.WaitGroup
+	work.Go(func() { n.broker.Run(background) })
+	work.Go(func() { n.keepPartitions(background) })
+	if n.tree != nil {
+		work.Go(func() { n.tree.run(background) })
+	}
+	defer func() { stop(); work.Wait() }()
 
 	if err := n.listenTLS(&listener); err != nil {
 		_ = listener.Close()

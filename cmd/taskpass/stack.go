@@ -13,6 +13,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
@@ -28,6 +29,7 @@ type stack struct {
 	Tokens   map[string]broker.Secret
 	Sandbox  *sandbox.Sandbox
 
+	dataDir  string
 	postgres *localpg.Server // nil: somebody else's
 	node     *node
 	stop     context.CancelFunc
@@ -42,10 +44,13 @@ type stackConfig struct {
 	logger      *slog.Logger
 }
 
-const serviceLogin = "taskpass_dev"
+const (
+	serviceLogin = "taskpass_dev"
+	stackLog     = "taskpass.localhost/log" // the name of the audit log
+)
 
 func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
-	s = &stack{AdminURL: cfg.databaseURL, Tokens: map[string]broker.Secret{}, served: make(chan error, 2)}
+	s = &stack{AdminURL: cfg.databaseURL, dataDir: cfg.dataDir, Tokens: map[string]broker.Secret{}, served: make(chan error, 2)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -128,9 +133,13 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 	if err := writeKeyset(filepath.Join(keys, "keyset")); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
+	if _, err := writeAuditKey(stackLog, filepath.Join(keys, "audit_key")); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
 	var text bytes.Buffer
 	err = stackYAML.Execute(&text, map[string]any{
 		"Keys": keys, "AWS": s.Sandbox.AWSURL, "Role": sandbox.RoleARN, "Bucket": sandbox.Bucket, "Region": sandbox.Region,
+		"Log": stackLog, "Checkpoints": filepath.Join(cfg.dataDir, "checkpoints"),
 		"GCP": s.Sandbox.GCPURL, "GCPRPC": s.Sandbox.GCPRPC, "Shared": s.Sandbox.GCPShared, "Slots": s.Sandbox.GCPSlots,
 		"Stripe": s.Sandbox.StripeURL, "StripePermissions": sandbox.StripePermissions,
 	})
@@ -138,6 +147,19 @@ func (s *stack) configure(ctx context.Context, cfg stackConfig) (*config.File, e
 		return nil, err
 	}
 	return config.Parse("the sandbox's configuration", text.Bytes())
+}
+
+// auditKeys are what an auditor of this installation is given.
+func (s *stack) auditKeys() (*tree.Keys, error) {
+	private, err := broker.Ref("file:" + filepath.Join(s.dataDir, "keys", "audit_key")).Resolve()
+	if err != nil {
+		return nil, err
+	}
+	public, err := tree.Public(private)
+	if err != nil {
+		return nil, err
+	}
+	return tree.ParseKeys(public)
 }
 
 // as is the same database, entered as another user.
@@ -157,9 +179,15 @@ func (s *stack) makeTokens(ctx context.Context) error {
 			return err
 		}
 		s.Tokens[string(role)] = token
+		if err := os.WriteFile(s.TokenFile(string(role)), []byte(token.Reveal()+"\n"), 0o600); err != nil {
+			return err
+		}
 	}
 	return nil
 }
+
+// TokenFile is where the token of a role is, for its owner alone.
+func (s *stack) TokenFile(role string) string { return filepath.Join(s.dataDir, "keys", "token_"+role) }
 
 func (s *stack) serve(ctx context.Context, listener net.Listener) {
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -190,6 +218,10 @@ func (s *stack) close() error {
 var stackYAML = template.Must(template.New("config").Parse(`
 database: {url: "file:{{.Keys}}/database_url"}
 seal: {keyset: "file:{{.Keys}}/keyset"}
+audit:
+  name: {{.Log}}
+  key: "file:{{.Keys}}/audit_key"
+  publish: [{file: "{{.Checkpoints}}"}]
 limits: {per_task: 100000, per_agent: 100000, per_profile: 1000000, per_caller: 1000000} # room to measure with
 profiles:
   aws-demo:

@@ -38,6 +38,27 @@ func (e AdviceAction) Valid() bool {
 	}
 }
 
+// Defines values for AuditHeldLifeAlive.
+const (
+	Maybe AuditHeldLifeAlive = "maybe"
+	No    AuditHeldLifeAlive = "no"
+	Yes   AuditHeldLifeAlive = "yes"
+)
+
+// Valid indicates whether the value is a known member of the AuditHeldLifeAlive enum.
+func (e AuditHeldLifeAlive) Valid() bool {
+	switch e {
+	case Maybe:
+		return true
+	case No:
+		return true
+	case Yes:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for IssueRequestDelivery.
 const (
 	IssueRequestDeliveryInline IssueRequestDelivery = "inline"
@@ -329,12 +350,15 @@ type AuditEvent struct {
 	State           string                 `json:"state,omitempty,omitzero"`
 	TaskID          string                 `json:"task_id,omitempty,omitzero"`
 	Trace           map[string]string      `json:"trace,omitempty,omitzero"`
-	TTLSeconds      float64                `json:"ttl_seconds,omitempty,omitzero"`
-	Type            string                 `json:"type"`
-	Upstream        string                 `json:"upstream,omitempty,omitzero"`
-	UpstreamIds     []string               `json:"upstream_ids,omitempty,omitzero"`
-	Version         int                    `json:"version,omitempty,omitzero"`
-	VersionID       string                 `json:"version_id,omitempty,omitzero"`
+
+	// TraceID The trace that the call was part of, by its W3C `traceparent` header.
+	TraceID     string   `json:"trace_id,omitempty,omitzero"`
+	TTLSeconds  float64  `json:"ttl_seconds,omitempty,omitzero"`
+	Type        string   `json:"type"`
+	Upstream    string   `json:"upstream,omitempty,omitzero"`
+	UpstreamIds []string `json:"upstream_ids,omitempty,omitzero"`
+	Version     int      `json:"version,omitempty,omitzero"`
+	VersionID   string   `json:"version_id,omitempty,omitzero"`
 }
 
 // AuditEvent_Caller defines model for AuditEvent.Caller.
@@ -352,6 +376,58 @@ type AuditEvent_Revocation struct {
 	Result      string    `json:"result"`
 }
 
+// AuditHeld defines model for AuditHeld.
+type AuditHeld struct {
+	AgentID string `json:"agent_id"`
+
+	// Caller Who asked for it.
+	Caller       string `json:"caller"`
+	Cause        string `json:"cause,omitempty,omitzero"`
+	CredentialID string `json:"credential_id"`
+
+	// Events Of this version, oldest first; the newest 200.
+	Events            []AuditEvent      `json:"events"`
+	ExpiresAt         time.Time         `json:"expires_at"`
+	Fingerprint       string            `json:"fingerprint,omitempty,omitzero"`
+	IssuedAt          time.Time         `json:"issued_at"`
+	Life              AuditHeld_Life    `json:"life"`
+	ParentTaskID      string            `json:"parent_task_id,omitempty,omitzero"`
+	Profile           string            `json:"profile"`
+	Provider          string            `json:"provider"`
+	Reason            string            `json:"reason,omitempty,omitzero"`
+	RequestedScopes   []string          `json:"requested_scopes"`
+	Scopes            []string          `json:"scopes"`
+	State             string            `json:"state"`
+	TaskID            string            `json:"task_id"`
+	Trace             map[string]string `json:"trace,omitempty,omitzero"`
+	TTLSeconds        float64           `json:"ttl_seconds"`
+	Upstream          string            `json:"upstream"`
+	UpstreamExpiresAt time.Time         `json:"upstream_expires_at,omitempty,omitzero"`
+	UpstreamIds       []string          `json:"upstream_ids,omitempty,omitzero"`
+	Version           int               `json:"version"`
+	VersionID         string            `json:"version_id"`
+}
+
+// AuditHeldLifeAlive defines model for AuditHeld.Life.Alive.
+type AuditHeldLifeAlive string
+
+// AuditHeld_Life defines model for AuditHeld.Life.
+type AuditHeld_Life struct {
+	Alive AuditHeldLifeAlive `json:"alive"`
+
+	// EventID The event that says so; its inclusion can be proven.
+	EventID string `json:"event_id,omitempty,omitzero"`
+
+	// How How that is known: a revocation's basis, or a word of docs/audit.md.
+	How string `json:"how"`
+
+	// Since It works no more from then on.
+	Since time.Time `json:"since,omitempty,omitzero"`
+
+	// Until It works no longer than that.
+	Until time.Time `json:"until,omitempty,omitzero"`
+}
+
 // AuditPage defines model for AuditPage.
 type AuditPage struct {
 	Events []AuditEvent `json:"events"`
@@ -360,9 +436,28 @@ type AuditPage struct {
 	NextCursor string `json:"next_cursor,omitempty,omitzero"`
 }
 
+// AuditTrace defines model for AuditTrace.
+type AuditTrace struct {
+	Held []AuditHeld `json:"held"`
+
+	// More Others had it before these.
+	More bool `json:"more,omitempty,omitzero"`
+}
+
 // ChangePoolKey defines model for ChangePoolKey.
 type ChangePoolKey struct {
 	Reason string `json:"reason,omitempty,omitzero"`
+}
+
+// ConsistencyProof defines model for ConsistencyProof.
+type ConsistencyProof struct {
+	From     int64  `json:"from"`
+	FromRoot string `json:"from_root"`
+
+	// Proof RFC 6962's consistency proof; base64.
+	Proof  []string `json:"proof"`
+	To     int64    `json:"to"`
+	ToRoot string   `json:"to_root"`
 }
 
 // Credential defines model for Credential.
@@ -439,6 +534,29 @@ type Fault struct {
 
 // ID The caller's own id of a task or an agent, or a name from the configuration.
 type ID = string
+
+// InclusionProof defines model for InclusionProof.
+type InclusionProof struct {
+	// Body The event's canonical bytes. Absent if it was archived: then they are in the archive.
+	Body string `json:"body,omitempty,omitzero"`
+
+	// Checkpoint The newest signed note. It signs `root` unless another `tree_size` was asked for.
+	Checkpoint string `json:"checkpoint"`
+	EventID    string `json:"event_id"`
+
+	// Index Its place in the record, from 0.
+	Index int64 `json:"index"`
+
+	// LeafHash SHA-256 of a zero byte and `body`.
+	LeafHash string `json:"leaf_hash"`
+
+	// Proof RFC 6962's audit path, from the leaf up.
+	Proof []string `json:"proof"`
+
+	// Root Of the tree of that size; base64, as all hashes here.
+	Root     string `json:"root"`
+	TreeSize int64  `json:"tree_size"`
+}
 
 // IssueRequest defines model for IssueRequest.
 type IssueRequest struct {
@@ -790,6 +908,7 @@ type ListAuditEventsParams struct {
 	Type         *string `form:"type,omitempty" json:"type,omitempty"`
 	CredentialID *string `form:"credential_id,omitempty" json:"credential_id,omitempty"`
 	UpstreamID   *string `form:"upstream_id,omitempty" json:"upstream_id,omitempty"`
+	Fingerprint  *string `form:"fingerprint,omitempty" json:"fingerprint,omitempty"`
 
 	// Since Inclusive.
 	Since *time.Time `form:"since,omitempty" json:"since,omitempty"`
@@ -805,6 +924,29 @@ type ListAuditEventsParams struct {
 
 // ListAuditEventsParamsOrder defines parameters for ListAuditEvents.
 type ListAuditEventsParamsOrder string
+
+// ProveAuditConsistencyParams defines parameters for ProveAuditConsistency.
+type ProveAuditConsistencyParams struct {
+	From int64  `form:"from" json:"from"`
+	To   *int64 `form:"to,omitempty" json:"to,omitempty"`
+}
+
+// ProveAuditInclusionParams defines parameters for ProveAuditInclusion.
+type ProveAuditInclusionParams struct {
+	EventID  *string `form:"event_id,omitempty" json:"event_id,omitempty"`
+	Index    *int64  `form:"index,omitempty" json:"index,omitempty"`
+	TreeSize *int64  `form:"tree_size,omitempty" json:"tree_size,omitempty"`
+}
+
+// TraceAuditParams defines parameters for TraceAudit.
+type TraceAuditParams struct {
+	UpstreamID  *string    `form:"upstream_id,omitempty" json:"upstream_id,omitempty"`
+	Fingerprint *string    `form:"fingerprint,omitempty" json:"fingerprint,omitempty"`
+	At          *time.Time `form:"at,omitempty" json:"at,omitempty"`
+
+	// Limit Versions.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
 
 // ListCredentialsParams defines parameters for ListCredentials.
 type ListCredentialsParams struct {
@@ -960,14 +1102,61 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// GetAuditCheckpoint The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+	//
+	// A signed note (C2SP tlog-checkpoint): the log's name, how many events are in the tree, the tree's root, and the
+	// time. `not_found` before the first one, and where no signing key is configured.
+	//
+	// Corresponds with GET /v1/audit/checkpoint (the `GetAuditCheckpoint` operationId).
+	GetAuditCheckpoint(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListAuditEvents The history, for auditors and operators
 	//
 	// Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
 	// meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
-	// a pool's key. Reading is itself recorded.
+	// a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
+	//
+	// With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
+	// whatever `limit` says. A whole stream ends with the trailer `Taskpass-Events`, the number of events, and NDJSON also
+	// with a line `{"end":true,"events":…}`; one that breaks off is aborted and has neither. In CSV (RFC 4180) a cell that a
+	// spreadsheet would take for a formula begins with an apostrophe.
 	//
 	// Corresponds with GET /v1/audit/events (the `ListAuditEvents` operationId).
 	ListAuditEvents(ctx context.Context, params *ListAuditEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ProveAuditConsistency That a tree begins with a smaller one, for auditors and operators
+	//
+	// Without `to`, up to the newest checkpoint's size. `from` may be any size that was signed before.
+	//
+	// Corresponds with GET /v1/audit/proof/consistency (the `ProveAuditConsistency` operationId).
+	ProveAuditConsistency(ctx context.Context, params *ProveAuditConsistencyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ProveAuditInclusion That an event is in the tree, for auditors and operators
+	//
+	// Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
+	// `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+	//
+	// Corresponds with GET /v1/audit/proof/inclusion (the `ProveAuditInclusion` operationId).
+	ProveAuditInclusion(ctx context.Context, params *ProveAuditInclusionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetAuditTile A tile of the tree, for auditors and operators
+	//
+	// As C2SP tlog-tiles has it: 256 hashes of 32 bytes, or as many as the newest checkpoint's tree has there. Level 0 are
+	// the hashes of events.
+	//
+	// Corresponds with GET /v1/audit/tile/{level}/{number} (the `GetAuditTile` operationId).
+	GetAuditTile(ctx context.Context, level int, number int64, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TraceAudit Whose an upstream name or a secret is, for auditors and operators
+	//
+	// Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
+	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+	// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
+	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
+	// recorded.
+	//
+	// Corresponds with GET /v1/audit/trace (the `TraceAudit` operationId).
+	TraceAudit(ctx context.Context, params *TraceAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListCredentials List credentials, newest first
 	//
@@ -1225,15 +1414,112 @@ type ClientInterface interface {
 	RedeemTicket(ctx context.Context, body RedeemTicketJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
+// GetAuditCheckpoint The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+//
+// A signed note (C2SP tlog-checkpoint): the log's name, how many events are in the tree, the tree's root, and the
+// time. `not_found` before the first one, and where no signing key is configured.
+//
+// Corresponds with GET /v1/audit/checkpoint (the `GetAuditCheckpoint` operationId).
+func (c *Client) GetAuditCheckpoint(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetAuditCheckpointRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListAuditEvents The history, for auditors and operators
 //
 // Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
 // meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
-// a pool's key. Reading is itself recorded.
+// a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
+//
+// With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
+// whatever `limit` says. A whole stream ends with the trailer `Taskpass-Events`, the number of events, and NDJSON also
+// with a line `{"end":true,"events":…}`; one that breaks off is aborted and has neither. In CSV (RFC 4180) a cell that a
+// spreadsheet would take for a formula begins with an apostrophe.
 //
 // Corresponds with GET /v1/audit/events (the `ListAuditEvents` operationId).
 func (c *Client) ListAuditEvents(ctx context.Context, params *ListAuditEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListAuditEventsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ProveAuditConsistency That a tree begins with a smaller one, for auditors and operators
+//
+// Without `to`, up to the newest checkpoint's size. `from` may be any size that was signed before.
+//
+// Corresponds with GET /v1/audit/proof/consistency (the `ProveAuditConsistency` operationId).
+func (c *Client) ProveAuditConsistency(ctx context.Context, params *ProveAuditConsistencyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProveAuditConsistencyRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ProveAuditInclusion That an event is in the tree, for auditors and operators
+//
+// Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
+// `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+//
+// Corresponds with GET /v1/audit/proof/inclusion (the `ProveAuditInclusion` operationId).
+func (c *Client) ProveAuditInclusion(ctx context.Context, params *ProveAuditInclusionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewProveAuditInclusionRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetAuditTile A tile of the tree, for auditors and operators
+//
+// As C2SP tlog-tiles has it: 256 hashes of 32 bytes, or as many as the newest checkpoint's tree has there. Level 0 are
+// the hashes of events.
+//
+// Corresponds with GET /v1/audit/tile/{level}/{number} (the `GetAuditTile` operationId).
+func (c *Client) GetAuditTile(ctx context.Context, level int, number int64, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetAuditTileRequest(c.Server, level, number)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TraceAudit Whose an upstream name or a secret is, for auditors and operators
+//
+// Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
+// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
+// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
+// recorded.
+//
+// Corresponds with GET /v1/audit/trace (the `TraceAudit` operationId).
+func (c *Client) TraceAudit(ctx context.Context, params *TraceAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTraceAuditRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1769,6 +2055,33 @@ func (c *Client) RedeemTicket(ctx context.Context, body RedeemTicketJSONRequestB
 	return c.Client.Do(req)
 }
 
+// NewGetAuditCheckpointRequest constructs an http.Request for the GetAuditCheckpoint method
+func NewGetAuditCheckpointRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/checkpoint")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListAuditEventsRequest constructs an http.Request for the ListAuditEvents method
 func NewListAuditEventsRequest(server string, params *ListAuditEventsParams) (*http.Request, error) {
 	var err error
@@ -1893,6 +2206,18 @@ func NewListAuditEventsRequest(server string, params *ListAuditEventsParams) (*h
 
 		}
 
+		if params.Fingerprint != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "fingerprint", *params.Fingerprint, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Since != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
@@ -1932,6 +2257,277 @@ func NewListAuditEventsRequest(server string, params *ListAuditEventsParams) (*h
 		if params.Cursor != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewProveAuditConsistencyRequest constructs an http.Request for the ProveAuditConsistency method
+func NewProveAuditConsistencyRequest(server string, params *ProveAuditConsistencyParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/proof/consistency")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewProveAuditInclusionRequest constructs an http.Request for the ProveAuditInclusion method
+func NewProveAuditInclusionRequest(server string, params *ProveAuditInclusionParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/proof/inclusion")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.EventID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "event_id", *params.EventID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Index != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "index", *params.Index, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.TreeSize != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tree_size", *params.TreeSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetAuditTileRequest constructs an http.Request for the GetAuditTile method
+func NewGetAuditTileRequest(server string, level int, number int64) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "level", level, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "number", number, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: "int64"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/tile/%s/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewTraceAuditRequest constructs an http.Request for the TraceAudit method
+func NewTraceAuditRequest(server string, params *TraceAuditParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit/trace")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.UpstreamID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "upstream_id", *params.UpstreamID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fingerprint != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "fingerprint", *params.Fingerprint, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.At != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "at", *params.At, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -2894,16 +3490,73 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// GetAuditCheckpointWithResponse The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+	//
+	// A signed note (C2SP tlog-checkpoint): the log's name, how many events are in the tree, the tree's root, and the
+	// time. `not_found` before the first one, and where no signing key is configured.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/checkpoint (the `GetAuditCheckpoint` operationId).
+	GetAuditCheckpointWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetAuditCheckpointResponse, error)
+
 	// ListAuditEventsWithResponse The history, for auditors and operators
 	//
 	// Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
 	// meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
-	// a pool's key. Reading is itself recorded.
+	// a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
+	//
+	// With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
+	// whatever `limit` says. A whole stream ends with the trailer `Taskpass-Events`, the number of events, and NDJSON also
+	// with a line `{"end":true,"events":…}`; one that breaks off is aborted and has neither. In CSV (RFC 4180) a cell that a
+	// spreadsheet would take for a formula begins with an apostrophe.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/audit/events (the `ListAuditEvents` operationId).
 	ListAuditEventsWithResponse(ctx context.Context, params *ListAuditEventsParams, reqEditors ...RequestEditorFn) (*ListAuditEventsResponse, error)
+
+	// ProveAuditConsistencyWithResponse That a tree begins with a smaller one, for auditors and operators
+	//
+	// Without `to`, up to the newest checkpoint's size. `from` may be any size that was signed before.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/proof/consistency (the `ProveAuditConsistency` operationId).
+	ProveAuditConsistencyWithResponse(ctx context.Context, params *ProveAuditConsistencyParams, reqEditors ...RequestEditorFn) (*ProveAuditConsistencyResponse, error)
+
+	// ProveAuditInclusionWithResponse That an event is in the tree, for auditors and operators
+	//
+	// Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
+	// `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/proof/inclusion (the `ProveAuditInclusion` operationId).
+	ProveAuditInclusionWithResponse(ctx context.Context, params *ProveAuditInclusionParams, reqEditors ...RequestEditorFn) (*ProveAuditInclusionResponse, error)
+
+	// GetAuditTileWithResponse A tile of the tree, for auditors and operators
+	//
+	// As C2SP tlog-tiles has it: 256 hashes of 32 bytes, or as many as the newest checkpoint's tree has there. Level 0 are
+	// the hashes of events.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/tile/{level}/{number} (the `GetAuditTile` operationId).
+	GetAuditTileWithResponse(ctx context.Context, level int, number int64, reqEditors ...RequestEditorFn) (*GetAuditTileResponse, error)
+
+	// TraceAuditWithResponse Whose an upstream name or a secret is, for auditors and operators
+	//
+	// Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
+	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+	// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
+	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
+	// recorded.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit/trace (the `TraceAudit` operationId).
+	TraceAuditWithResponse(ctx context.Context, params *TraceAuditParams, reqEditors ...RequestEditorFn) (*TraceAuditResponse, error)
 
 	// ListCredentialsWithResponse List credentials, newest first
 	//
@@ -3175,6 +3828,54 @@ type ClientWithResponsesInterface interface {
 	RedeemTicketWithResponse(ctx context.Context, body RedeemTicketJSONRequestBody, reqEditors ...RequestEditorFn) (*RedeemTicketResponse, error)
 }
 
+// GetAuditCheckpointResponseDefaultHeaders the declared response headers of an HTTP default response for GetAuditCheckpoint
+type GetAuditCheckpointResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type GetAuditCheckpointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetAuditCheckpointResponseDefaultHeaders
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetAuditCheckpointResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetAuditCheckpointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetAuditCheckpointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetAuditCheckpointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetAuditCheckpointResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListAuditEventsResponseDefaultHeaders the declared response headers of an HTTP default response for ListAuditEvents
 type ListAuditEventsResponseDefaultHeaders struct {
 	RetryAfter int
@@ -3224,6 +3925,219 @@ func (r ListAuditEventsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListAuditEventsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ProveAuditConsistencyResponseDefaultHeaders the declared response headers of an HTTP default response for ProveAuditConsistency
+type ProveAuditConsistencyResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ProveAuditConsistencyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ConsistencyProof
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ProveAuditConsistencyResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ProveAuditConsistencyResponse) GetJSON200() *ConsistencyProof {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ProveAuditConsistencyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ProveAuditConsistencyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ProveAuditConsistencyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ProveAuditConsistencyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ProveAuditConsistencyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ProveAuditInclusionResponseDefaultHeaders the declared response headers of an HTTP default response for ProveAuditInclusion
+type ProveAuditInclusionResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ProveAuditInclusionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *InclusionProof
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ProveAuditInclusionResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ProveAuditInclusionResponse) GetJSON200() *InclusionProof {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ProveAuditInclusionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ProveAuditInclusionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ProveAuditInclusionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ProveAuditInclusionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ProveAuditInclusionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetAuditTileResponseDefaultHeaders the declared response headers of an HTTP default response for GetAuditTile
+type GetAuditTileResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type GetAuditTileResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetAuditTileResponseDefaultHeaders
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetAuditTileResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetAuditTileResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetAuditTileResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetAuditTileResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetAuditTileResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// TraceAuditResponseDefaultHeaders the declared response headers of an HTTP default response for TraceAudit
+type TraceAuditResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type TraceAuditResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AuditTrace
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *TraceAuditResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r TraceAuditResponse) GetJSON200() *AuditTrace {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r TraceAuditResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TraceAuditResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TraceAuditResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TraceAuditResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TraceAuditResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4193,11 +5107,32 @@ func (r RedeemTicketResponse) ContentType() string {
 	return ""
 }
 
+// GetAuditCheckpointWithResponse The newest signed checkpoint of the record's Merkle tree, for auditors and operators
+//
+// A signed note (C2SP tlog-checkpoint): the log's name, how many events are in the tree, the tree's root, and the
+// time. `not_found` before the first one, and where no signing key is configured.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/checkpoint (the `GetAuditCheckpoint` operationId).
+func (c *ClientWithResponses) GetAuditCheckpointWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetAuditCheckpointResponse, error) {
+	rsp, err := c.GetAuditCheckpoint(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetAuditCheckpointResponse(rsp)
+}
+
 // ListAuditEventsWithResponse The history, for auditors and operators
 //
 // Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
 // meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
-// a pool's key. Reading is itself recorded.
+// a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
+//
+// With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
+// whatever `limit` says. A whole stream ends with the trailer `Taskpass-Events`, the number of events, and NDJSON also
+// with a line `{"end":true,"events":…}`; one that breaks off is aborted and has neither. In CSV (RFC 4180) a cell that a
+// spreadsheet would take for a formula begins with an apostrophe.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -4208,6 +5143,72 @@ func (c *ClientWithResponses) ListAuditEventsWithResponse(ctx context.Context, p
 		return nil, err
 	}
 	return ParseListAuditEventsResponse(rsp)
+}
+
+// ProveAuditConsistencyWithResponse That a tree begins with a smaller one, for auditors and operators
+//
+// Without `to`, up to the newest checkpoint's size. `from` may be any size that was signed before.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/proof/consistency (the `ProveAuditConsistency` operationId).
+func (c *ClientWithResponses) ProveAuditConsistencyWithResponse(ctx context.Context, params *ProveAuditConsistencyParams, reqEditors ...RequestEditorFn) (*ProveAuditConsistencyResponse, error) {
+	rsp, err := c.ProveAuditConsistency(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProveAuditConsistencyResponse(rsp)
+}
+
+// ProveAuditInclusionWithResponse That an event is in the tree, for auditors and operators
+//
+// Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
+// `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/proof/inclusion (the `ProveAuditInclusion` operationId).
+func (c *ClientWithResponses) ProveAuditInclusionWithResponse(ctx context.Context, params *ProveAuditInclusionParams, reqEditors ...RequestEditorFn) (*ProveAuditInclusionResponse, error) {
+	rsp, err := c.ProveAuditInclusion(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProveAuditInclusionResponse(rsp)
+}
+
+// GetAuditTileWithResponse A tile of the tree, for auditors and operators
+//
+// As C2SP tlog-tiles has it: 256 hashes of 32 bytes, or as many as the newest checkpoint's tree has there. Level 0 are
+// the hashes of events.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/tile/{level}/{number} (the `GetAuditTile` operationId).
+func (c *ClientWithResponses) GetAuditTileWithResponse(ctx context.Context, level int, number int64, reqEditors ...RequestEditorFn) (*GetAuditTileResponse, error) {
+	rsp, err := c.GetAuditTile(ctx, level, number, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetAuditTileResponse(rsp)
+}
+
+// TraceAuditWithResponse Whose an upstream name or a secret is, for auditors and operators
+//
+// Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
+// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
+// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
+// recorded.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit/trace (the `TraceAudit` operationId).
+func (c *ClientWithResponses) TraceAuditWithResponse(ctx context.Context, params *TraceAuditParams, reqEditors ...RequestEditorFn) (*TraceAuditResponse, error) {
+	rsp, err := c.TraceAudit(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTraceAuditResponse(rsp)
 }
 
 // ListCredentialsWithResponse List credentials, newest first
@@ -4641,6 +5642,45 @@ func (c *ClientWithResponses) RedeemTicketWithResponse(ctx context.Context, body
 	return ParseRedeemTicketResponse(rsp)
 }
 
+// ParseGetAuditCheckpointResponse parses an HTTP response from a GetAuditCheckpointWithResponse call
+func ParseGetAuditCheckpointResponse(rsp *http.Response) (*GetAuditCheckpointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetAuditCheckpointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetAuditCheckpointResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseListAuditEventsResponse parses an HTTP response from a ListAuditEventsWithResponse call
 func ParseListAuditEventsResponse(rsp *http.Response) (*ListAuditEventsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -4669,11 +5709,191 @@ func ParseListAuditEventsResponse(rsp *http.Response) (*ListAuditEventsResponse,
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
 	}
 
 	switch {
 	case true:
 		var headers ListAuditEventsResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseProveAuditConsistencyResponse parses an HTTP response from a ProveAuditConsistencyWithResponse call
+func ParseProveAuditConsistencyResponse(rsp *http.Response) (*ProveAuditConsistencyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ProveAuditConsistencyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ConsistencyProof
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ProveAuditConsistencyResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseProveAuditInclusionResponse parses an HTTP response from a ProveAuditInclusionWithResponse call
+func ParseProveAuditInclusionResponse(rsp *http.Response) (*ProveAuditInclusionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ProveAuditInclusionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest InclusionProof
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ProveAuditInclusionResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetAuditTileResponse parses an HTTP response from a GetAuditTileWithResponse call
+func ParseGetAuditTileResponse(rsp *http.Response) (*GetAuditTileResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetAuditTileResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetAuditTileResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseTraceAuditResponse parses an HTTP response from a TraceAuditWithResponse call
+func ParseTraceAuditResponse(rsp *http.Response) (*TraceAuditResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TraceAuditResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AuditTrace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers TraceAuditResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

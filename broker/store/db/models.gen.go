@@ -30,21 +30,22 @@ type Caller struct {
 }
 
 type Credential struct {
-	ID        string
-	Caller    string
-	TaskID    string
-	AgentID   string
-	Profile   string
-	Provider  string
-	Requested []string
-	Scopes    []string
-	Metadata  []byte
-	TtlMs     int64
-	CreatedAt time.Time
-	Current   int32
-	HardEndAt *time.Time
-	Strikes   int32
-	Struck    int32
+	ID           string
+	Caller       string
+	TaskID       string
+	AgentID      string
+	Profile      string
+	Provider     string
+	Requested    []string
+	Scopes       []string
+	Metadata     []byte
+	TtlMs        int64
+	CreatedAt    time.Time
+	Current      int32
+	HardEndAt    *time.Time
+	Strikes      int32
+	Struck       int32
+	ParentTaskID string
 }
 
 type Event struct {
@@ -179,6 +180,39 @@ type Token struct {
 	CreatedAt time.Time
 	ExpiresAt time.Time
 	RevokedAt *time.Time
+}
+
+type TreeArchive struct {
+	Month   string
+	FromIdx int64
+	ToIdx   int64
+	Events  int64
+	Size    int64
+	Sha256  []byte
+	At      time.Time
+}
+
+type TreeCheckpoint struct {
+	ID   int64
+	Size int64
+	At   time.Time
+	Note string
+}
+
+type TreeLeafe struct {
+	Idx     int64
+	EventID string
+	Xid     pgtype.Uint64
+	Seq     int64
+	At      time.Time
+	Hash    []byte
+}
+
+type TreeTile struct {
+	Level int32
+	N     int64
+	Data  []byte
+	Root  []byte
 }
 
 type Upkeep struct {

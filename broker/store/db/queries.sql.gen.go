@@ -362,7 +362,7 @@ func (q *Queries) AddToken(ctx context.Context, arg AddTokenParams) error {
 }
 
 const AliveOfTask = `-- name: AliveOfTask :many
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.task_id = $1 AND credentials.caller = $2 AND versions.due_at IS NOT NULL
   AND versions.id > $3
@@ -411,6 +411,7 @@ func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]Ali
 			&i.Credential.HardEndAt,
 			&i.Credential.Strikes,
 			&i.Credential.Struck,
+			&i.Credential.ParentTaskID,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -449,7 +450,7 @@ func (q *Queries) AliveOfTask(ctx context.Context, arg AliveOfTaskParams) ([]Ali
 }
 
 const AliveVersions = `-- name: AliveVersions :many
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number
 `
@@ -484,6 +485,7 @@ func (q *Queries) AliveVersions(ctx context.Context, id string) ([]AliveVersions
 			&i.Credential.HardEndAt,
 			&i.Credential.Strikes,
 			&i.Credential.Struck,
+			&i.Credential.ParentTaskID,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -545,9 +547,9 @@ const BeginCredential = `-- name: BeginCredential :exec
 
 WITH credential AS (
     INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms,
-        created_at, hard_end_at)
+        created_at, hard_end_at, parent_task_id)
     VALUES ($2, $5, $6, $14, $15, $4, $16, $17, $18, $19,
-        $20, $21)
+        $20, $21, $22)
 )
 INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, due_at, unclaimed)
 VALUES ($1, $2, $3, $4,
@@ -578,6 +580,7 @@ type BeginCredentialParams struct {
 	TtlMs        int64
 	CreatedAt    time.Time
 	HardEndAt    *time.Time
+	ParentTaskID string
 }
 
 // Queries of the ledger. sqlc turns each into a typed function; BeginCredential and MoveVersion are sent by the group
@@ -607,6 +610,7 @@ func (q *Queries) BeginCredential(ctx context.Context, arg BeginCredentialParams
 		arg.TtlMs,
 		arg.CreatedAt,
 		arg.HardEndAt,
+		arg.ParentTaskID,
 	)
 	return err
 }
@@ -701,7 +705,7 @@ WITH due AS (
     FROM due WHERE versions.id = due.id
     RETURNING versions.id, versions.attempts
 )
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven, leased.attempts AS attempts_now
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven, leased.attempts AS attempts_now
 FROM leased JOIN versions ON versions.id = leased.id JOIN credentials ON credentials.id = versions.credential_id
 ORDER BY versions.due_at
 `
@@ -751,6 +755,7 @@ func (q *Queries) ClaimDue(ctx context.Context, arg ClaimDueParams) ([]ClaimDueR
 			&i.Credential.HardEndAt,
 			&i.Credential.Strikes,
 			&i.Credential.Struck,
+			&i.Credential.ParentTaskID,
 			&i.Version.ID,
 			&i.Version.CredentialID,
 			&i.Version.Number,
@@ -1158,7 +1163,7 @@ func (q *Queries) EndTask(ctx context.Context, arg EndTaskParams) ([]EndTaskRow,
 }
 
 const FindCredential = `-- name: FindCredential :one
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id AND versions.number = (
     SELECT x.number FROM versions x
     WHERE x.credential_id = credentials.id AND (x.number = credentials.current OR x.due_at IS NOT NULL)
@@ -1192,6 +1197,7 @@ func (q *Queries) FindCredential(ctx context.Context, id string) (FindCredential
 		&i.Credential.HardEndAt,
 		&i.Credential.Strikes,
 		&i.Credential.Struck,
+		&i.Credential.ParentTaskID,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,
@@ -1605,7 +1611,7 @@ func (q *Queries) KnowKey(ctx context.Context, arg KnowKeyParams) error {
 }
 
 const LatestVersion = `-- name: LatestVersion :one
-SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 ORDER BY versions.number DESC LIMIT 1
 `
@@ -1634,6 +1640,7 @@ func (q *Queries) LatestVersion(ctx context.Context, id string) (LatestVersionRo
 		&i.Credential.HardEndAt,
 		&i.Credential.Strikes,
 		&i.Credential.Struck,
+		&i.Credential.ParentTaskID,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,
@@ -1808,7 +1815,7 @@ func (q *Queries) LockKey(ctx context.Context, arg LockKeyParams) (LockKeyRow, e
 }
 
 const LockTicket = `-- name: LockTicket :one
-SELECT tickets.sha256, tickets.credential_id, tickets.version_id, tickets.sealed, tickets.expires_at, tickets.redeemed_at, credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+SELECT tickets.sha256, tickets.credential_id, tickets.version_id, tickets.sealed, tickets.expires_at, tickets.redeemed_at, credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM tickets JOIN credentials ON credentials.id = tickets.credential_id JOIN versions ON versions.id = tickets.version_id
 WHERE tickets.sha256 = $1 FOR UPDATE OF tickets, versions
 `
@@ -1844,6 +1851,7 @@ func (q *Queries) LockTicket(ctx context.Context, sha256 []byte) (LockTicketRow,
 		&i.Credential.HardEndAt,
 		&i.Credential.Strikes,
 		&i.Credential.Struck,
+		&i.Credential.ParentTaskID,
 		&i.Version.ID,
 		&i.Version.CredentialID,
 		&i.Version.Number,

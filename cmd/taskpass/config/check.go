@@ -28,6 +28,7 @@ func (r *report) check(f *File) {
 	r.pools(f.Profiles)
 	r.stripePools(f.Profiles)
 	r.roles(f.Profiles)
+	r.audit(f.Audit)
 }
 
 func sorted(ps map[string]Profile) []string { return slices.Sorted(maps.Keys(ps)) }

@@ -32,7 +32,8 @@ type File struct {
 	ShutdownTimeout time.Duration      `yaml:"shutdown_timeout"` // for what is under way when told to stop, 1s-10m; absent: 30s
 	Log             Log                `yaml:"log"`
 	Limits          Limits             `yaml:"limits,omitempty"`
-	Profiles        map[string]Profile `yaml:"profiles"` // at least one
+	Audit           *Audit             `yaml:"audit,omitempty"` // absent: no checkpoint is signed, and nothing proves the record
+	Profiles        map[string]Profile `yaml:"profiles"`        // at least one
 
 	place place             // where everything stands, for what Open finds
 	sum   [sha256.Size]byte // of the text

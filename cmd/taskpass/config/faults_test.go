@@ -56,7 +56,38 @@ func TestFaults(t *testing.T) {
 		want  []string
 	}{
 		"unknown field at the top": {edits{"seal:", "colour: red\nseal:"}, []string{
-			"2: colour: is not a field here; the fields are database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
+			"2: colour: is not a field here; the fields are audit, database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
+		"an audit section without anything": {edits{"seal:", "audit: {}\nseal:"}, []string{
+			"2: audit.key: is required: a reference, env:NAME or file:/path",
+			"2: audit.name: is required: the name of the log, such as taskpass.example/log"}},
+		"a pasted audit key": {edits{"seal:", "audit: {name: \"a b\", key: PRIVATE+KEY+a+1+C4n4ry, old_keys: [x]}\nseal:"}, []string{
+			"2: audit.key: must be a reference, env:NAME or file:/path, and never the secret itself",
+			"2: audit.name: is not 1-128 visible ASCII characters without a +",
+			"2: audit.old_keys[0]: must be a reference, env:NAME or file:/path, and never the secret itself"}},
+		"where checkpoints cannot go": {edits{"seal:", `audit:
+  name: a
+  key: env:K
+  publish:
+    - {}
+    - {file: checkpoints}
+    - {file: /a, http: "https://b"}
+    - {http: "https://u:C4n4ry@b/"}
+    - {http: "ftp://b", authorization: C4n4ry}
+    - {s3: bucket, every: 2m}
+    - {s3: "s3://b", endpoint: b, authorization: env:A}
+    - {file: /a, region: r}
+seal:`}, []string{
+			"6: audit.publish[0]: is not one of file, http and s3",
+			"7: audit.publish[1].file: is not an absolute path of a file",
+			"8: audit.publish[2]: is not one of file, http and s3",
+			"9: audit.publish[3].http: is not a URL that begins with http:// or https://, without a user or a password",
+			"10: audit.publish[4].authorization: must be a reference, env:NAME or file:/path, and never the secret itself",
+			"10: audit.publish[4].http: is not a URL that begins with http:// or https://, without a user or a password",
+			"11: audit.publish[5].every: is not between 1s and 1m",
+			"11: audit.publish[5].s3: is not a URL that begins with s3://, without a user or a password",
+			"12: audit.publish[6].authorization: belongs to http",
+			"12: audit.publish[6].endpoint: is not a URL that begins with http:// or https://, without a user or a password",
+			"13: audit.publish[7].region: belongs to s3"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
 			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
 			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor"}},
@@ -72,7 +103,7 @@ func TestFaults(t *testing.T) {
 		}, []string{
 			"2: listen: is not text: put it in quotes",
 			"3: log: is not a section of fields",
-			"4: databse: is not a field here; the fields are database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
+			"4: databse: is not a field here; the fields are audit, database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
 			"9: profiles.a.ttl.default: is not a duration such as 30s, 15m or 12h",
 			"9: profiles.a.ttl.max: is not a duration such as 30s, 15m or 12h",
 			"11: profiles.a.allow[0].callers: is not a list",

@@ -1,0 +1,208 @@
+package console
+
+import (
+	"context"
+	"encoding/hex"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/broker"
+)
+
+const (
+	maxVersions = 500 // of one page; drawn are fewer
+	listSize    = 100 // credentials of one page
+)
+
+// version is one version as the pages show it.
+type version struct {
+	broker.Credential
+	Verdict     verdict
+	Asked       time.Time // when its end was asked for; zero: it was not
+	Overlaps    time.Duration
+	With        int // the version before it, with which it overlapped
+	Fingerprint string
+}
+
+// V is the version itself, for the templates: the credential's fields hide some of its names.
+func (v version) V() broker.Version { return v.Version }
+
+// Until is when it ended, or will.
+func (v version) Until() time.Time {
+	switch {
+	case v.Version.State == broker.StateActive:
+		return lives(v.Version)
+	case !v.Version.EndedAt.IsZero() && v.Version.EndedAt.Before(v.Version.ExpiresAt):
+		return v.Version.EndedAt
+	case v.Version.Revocation.Result == broker.ResultExpires:
+		return v.Version.Revocation.EffectiveAt
+	}
+	return v.Version.ExpiresAt
+}
+
+// versions reads what belongs to versions from the record and works out their overlaps. list is in the ledger's order: of one
+// credential the newest version first.
+func (c *console) versions(ctx context.Context, list []broker.Credential, q audit.Query) ([]version, error) {
+	q.Type, q.Limit = string(broker.EventRevokeAsked), audit.MaxPage
+	asks, _, err := c.find(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	at := map[string]time.Time{}
+	for _, e := range asks { // the newest first, and the first ask is what counts
+		at[e.VersionID] = e.At
+	}
+	now := c.Clock()
+	out := make([]version, len(list))
+	for i, cr := range list {
+		out[i] = version{Credential: cr, Verdict: judge(cr.Version, now), Asked: at[string(cr.Version.ID)]}
+		if len(cr.Version.Fingerprint) > 0 {
+			out[i].Fingerprint = "sha256:" + hex.EncodeToString(cr.Version.Fingerprint)
+		}
+	}
+	for i := range out[:max(len(out)-1, 0)] {
+		before := out[i+1]
+		if before.ID != out[i].ID || before.Version.State == broker.StateFailed || out[i].Version.State == broker.StateFailed {
+			continue
+		}
+		from, to := out[i].Version.IssuedAt, out[i].Until()
+		if before.Until().Before(to) {
+			to = before.Until()
+		}
+		if to.After(from) {
+			out[i].Overlaps, out[i].With = to.Sub(from), before.Version.Number
+		}
+	}
+	return out, nil
+}
+
+// taskPage is one task, whoever's.
+type taskPage struct {
+	ID       string
+	Tasks    []broker.Task
+	Versions []version
+	More     bool
+	Line     timeline
+	Table    table
+	All      string // where the rest of the events is
+}
+
+func (c *console) task(ctx context.Context, r *http.Request) (view, error) {
+	id, err := field(r, "id")
+	if err != nil {
+		return view{}, err
+	}
+	p := taskPage{ID: id, All: "/console/events?" + url.Values{"task_id": {id}}.Encode()}
+	if p.Tasks, err = c.Tasks.FindTasks(ctx, "", id); err != nil {
+		return view{}, err
+	}
+	list, err := c.Ledger.VersionsOfTask(ctx, id, maxVersions)
+	if err != nil {
+		return view{}, err
+	}
+	p.More = len(list) == maxVersions
+	q := audit.Query{TaskID: id, Limit: pageSize}
+	if p.Versions, err = c.versions(ctx, list, q); err != nil {
+		return view{}, err
+	}
+	found, _, err := c.find(ctx, q)
+	if err == nil {
+		p.Table, err = c.table(ctx, r, found, url.Values{"task_id": {id}}, pageSize)
+	}
+	p.Table.Caption = "The task's newest events"
+	p.Line = draw(p.Versions, c.Clock())
+	known := id != "" && len(p.Tasks)+len(found) > 0
+	v := view{Title: "Task " + id, Template: "task", Data: p, Asked: asked("task", known, map[string]string{"task_id": id})}
+	if !known {
+		v.Title, v.Template, v.Data = "Task", "nothing", nothing{"task", id}
+	} else if !p.Table.Marked {
+		v.Pace = 1
+	}
+	return v, err
+}
+
+// nothing is the page of what is not there.
+type nothing struct{ Noun, ID string }
+
+// credentialPage is one credential.
+type credentialPage struct {
+	Credential broker.Credential // with its newest version
+	Versions   []version
+	More       bool
+	Line       timeline
+	Table      table
+	All        string
+}
+
+func (c *console) credential(ctx context.Context, r *http.Request) (view, error) {
+	id, err := field(r, "id")
+	if err != nil {
+		return view{}, err
+	}
+	list, err := c.Ledger.VersionsOf(ctx, broker.CredentialID(id), maxVersions)
+	if err != nil {
+		return view{}, err
+	}
+	v := view{Title: "Credential " + id, Template: "credential", Pace: 1,
+		Asked: asked("credential", len(list) > 0, map[string]string{"credential_id": id})}
+	if len(list) == 0 {
+		v.Title, v.Template, v.Data, v.Pace = "Credential", "nothing", nothing{"credential", id}, 0
+		return v, nil
+	}
+	p := credentialPage{Credential: list[0], More: len(list) == maxVersions, All: "/console/events?" + url.Values{"credential_id": {id}}.Encode()}
+	q := audit.Query{CredentialID: id, Limit: pageSize}
+	if p.Versions, err = c.versions(ctx, list, q); err != nil {
+		return view{}, err
+	}
+	found, _, err := c.find(ctx, q)
+	if err == nil {
+		p.Table, err = c.table(ctx, r, found, url.Values{"credential_id": {id}}, pageSize)
+	}
+	p.Table.Caption = "The credential's newest events"
+	p.Line = draw(p.Versions, c.Clock())
+	if v.Data = p; p.Table.Marked {
+		v.Pace = 0
+	}
+	return v, err
+}
+
+// credentialList is credentials by filter, each with the version that is spoken of.
+type credentialList struct {
+	Fields   map[string]string
+	Versions []version
+	Next     string
+}
+
+func (c *console) credentials(ctx context.Context, r *http.Request) (view, error) {
+	fields := map[string]string{}
+	for _, name := range []string{"task_id", "agent_id", "profile", "caller", "state", "before"} {
+		var err error
+		if fields[name], err = field(r, name); err != nil {
+			return view{}, err
+		}
+	}
+	list, err := c.Ledger.Credentials(ctx, broker.Filter{
+		TaskID: fields["task_id"], AgentID: fields["agent_id"], Profile: fields["profile"], Caller: fields["caller"],
+		State: broker.State(fields["state"]), Before: broker.CredentialID(fields["before"]), Limit: listSize,
+	})
+	if err != nil {
+		return view{}, err
+	}
+	now := c.Clock()
+	l := credentialList{Fields: fields}
+	for _, cr := range list {
+		l.Versions = append(l.Versions, version{Credential: cr, Verdict: judge(cr.Version, now)})
+	}
+	if len(list) == listSize {
+		link := linkOf(fields)
+		link.Set("before", string(list[listSize-1].ID))
+		l.Next = "/console/credentials?" + link.Encode()
+	}
+	v := view{Title: "Credentials", Template: "credentials", Data: l, Asked: asked("credentials", len(list) > 0, fields)}
+	if fields["before"] == "" {
+		v.Pace = 2
+	}
+	return v, nil
+}

@@ -1,0 +1,90 @@
+package console
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/taskpass/taskpass/broker"
+)
+
+const (
+	maxStreams = 64               // live pages of one process at once
+	streamLife = 60 * time.Second // below the server's write time-out; the page asks again
+)
+
+// follow sends a page's live part whenever it has changed, as server-sent events, until the client goes, the service
+// stops, the session ends or its time is over. One stream is one read on the record.
+func (c *console) follow(w http.ResponseWriter, r *http.Request, v view, b build) {
+	select {
+	case c.streams <- struct{}{}:
+		defer func() { <-c.streams }()
+	default:
+		w.Header().Set("Retry-After", "10")
+		c.fail(w, r, nil, broker.Errorf(broker.CodeRateLimited, "too many pages are followed at once"))
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // or a proxy keeps them back
+	out := http.NewResponseController(w)
+	tick := time.NewTicker(c.Every * time.Duration(v.Pace))
+	defer tick.Stop()
+	over := time.NewTimer(streamLife)
+	defer over.Stop()
+	var sent []byte
+	for {
+		part, err := c.livePart(v)
+		if err != nil {
+			c.Logger.ErrorContext(r.Context(), "console: a live page cannot be drawn", "page", v.Template, "error", err)
+			return
+		}
+		if sent == nil || !bytes.Equal(part, sent) {
+			err = event(w, "page", part)
+			sent = part
+		} else {
+			_, err = fmt.Fprint(w, ":\n\n") // that the client is gone shows when something is written
+		}
+		if err != nil || out.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-c.Stopping.Done():
+			return
+		case <-over.C:
+			return
+		case <-tick.C:
+		}
+		if _, err := c.session(r.Context(), r); err != nil {
+			_ = event(w, "gone", nil)
+			return
+		}
+		if v, err = b(r.Context(), r); err != nil {
+			if r.Context().Err() == nil {
+				c.Logger.WarnContext(r.Context(), "console: a live page ended", "page", v.Template, "error", err)
+			}
+			return
+		}
+	}
+}
+
+func (c *console) livePart(v view) ([]byte, error) {
+	var buf bytes.Buffer
+	err := c.pages.ExecuteTemplate(&buf, v.Template+"-live", v)
+	return buf.Bytes(), err
+}
+
+// event writes one server-sent event.
+func event(w http.ResponseWriter, name string, data []byte) error {
+	var buf bytes.Buffer
+	fmt.Fprintf(&buf, "event: %s\n", name)
+	for line := range bytes.Lines(append(bytes.ReplaceAll(data, []byte("\r"), nil), '\n')) {
+		buf.WriteString("data: ")
+		buf.Write(line)
+	}
+	buf.WriteByte('\n')
+	_, err := w.Write(buf.Bytes())
+	return err
+}

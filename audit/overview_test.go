@@ -1,0 +1,73 @@
+package audit_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/broker"
+)
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	l := audit.NewLog(s.Pool())
+	since := time.Now().UTC().Truncate(time.Hour).Add(-3 * time.Hour)
+	event := func(kind broker.EventType, code broker.Code, after time.Duration) broker.Event {
+		return broker.Event{ID: broker.NewEventID(), At: since.Add(after), Type: kind, Code: code, Caller: broker.Caller{Name: "x"}}
+	}
+	err := s.Record(t.Context(),
+		event(broker.EventRefused, broker.CodeForbidden, -time.Second), // too long ago
+		event(broker.EventRefused, broker.CodeForbidden, 0),
+		event(broker.EventRefused, broker.CodeForbidden, 59*time.Minute), event(broker.EventRefused, broker.CodeUnknownScope, 30*time.Minute),
+		event(broker.EventRefused, broker.CodeForbidden, 2*time.Hour), event(broker.EventFailed, broker.CodeForbidden, 2*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, complete, err := l.Refusals(t.Context(), since, time.Hour)
+	got := ""
+	for _, r := range list {
+		got += fmt.Sprintf("%v %s %d; ", r.From.Sub(since), r.Code, r.N)
+	}
+	if want := "0s forbidden 2; 0s unknown_scope 1; 2h0m0s forbidden 1; "; got != want || !complete || err != nil {
+		t.Errorf("%s, want %s, complete %v, %v", got, want, complete, err)
+	}
+}
+
+// What an overview costs has a bound, and it is said when that was reached.
+func TestRefusalsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	now := time.Now().UTC()
+	var events []broker.Event
+	for range audit.MaxRefusals + 5 {
+		events = append(events, broker.Event{ID: broker.NewEventID(), At: now, Type: broker.EventRefused, Code: broker.CodeForbidden, Caller: broker.Caller{Name: "x"}})
+	}
+	if err := s.Record(t.Context(), events...); err != nil {
+		t.Fatal(err)
+	}
+	list, complete, err := audit.NewLog(s.Pool()).Refusals(t.Context(), now.Add(-time.Hour), 24*time.Hour)
+	if err != nil || complete || len(list) != 1 || list[0].N != audit.MaxRefusals+1 {
+		t.Errorf("%v, complete %v, %v", list, complete, err)
+	}
+}
+
+func TestFingerprinted(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	sum := bytes.Repeat([]byte{7}, 32)
+	event := func(id broker.CredentialID, sum []byte) broker.Event {
+		return broker.Event{ID: broker.NewEventID(), At: time.Now(), Type: broker.EventIssued, Credential: id, Fingerprint: sum, Caller: broker.Caller{Name: "x"}}
+	}
+	if err := s.Record(t.Context(), event("crd_1", sum), event("crd_1", sum), event("crd_2", sum), event("crd_3", bytes.Repeat([]byte{8}, 32)), event("", sum)); err != nil {
+		t.Fatal(err)
+	}
+	l := audit.NewLog(s.Pool())
+	for limit, want := range map[int]string{10: "[crd_2 crd_1]", 1: "[crd_2]"} {
+		if got, err := l.Fingerprinted(t.Context(), sum, limit); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%v, want %s, %v", got, want, err)
+		}
+	}
+}

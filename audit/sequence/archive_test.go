@@ -1,0 +1,204 @@
+package sequence_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/taskpass/taskpass/audit/sequence"
+	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/migrations"
+)
+
+// old makes the partitions of two months that are over, and writes events of them and of today.
+func (r *record) old(t *testing.T) {
+	for _, month := range []int{1, 2} {
+		r.tamper(fmt.Sprintf(`CREATE TABLE events_2020_%02d PARTITION OF events FOR VALUES FROM ('2020-%02d-01 00:00Z') TO ('2020-%02d-01 00:00Z')`, month, month, month+1),
+			fmt.Sprintf("ALTER TABLE events_2020_%02d OWNER TO %s", month, migrations.OwnerRole))
+	}
+	february := time.Date(2020, 2, 1, 0, 0, 0, 0, time.UTC)
+	for i := range 600 {
+		e := r.event(r.n)
+		// The clocks of two replicas differ by a minute, so that the months overlap in the order of the record.
+		e.At = february.Add(time.Duration(i-300)*time.Second + time.Duration(i%2)*time.Minute)
+		r.n++
+		if err := r.store.Record(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.write(50)
+}
+
+func (r *record) owner() *pgxpool.Pool {
+	r.t.Helper()
+	cfg, err := pgxpool.ParseConfig(r.db.AdminURL)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cfg.ConnConfig.RuntimeParams["role"] = migrations.OwnerRole
+	pool, err := pgxpool.NewWithConfig(r.t.Context(), cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(pool.Close)
+	return pool
+}
+
+func (r *record) archive(before, dir string, brought ...tree.Checkpoint) ([]sequence.Archived, error) {
+	return sequence.Archive(r.t.Context(), r.owner(), r.signer.Keys(), before, dir, brought)
+}
+
+// Two months leave the database; their files verify alone, what is left verifies, and proofs of what left still hold.
+func TestArchive(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.old(t)
+	c := r.settle()
+	ids, dir := r.order(), t.TempDir()
+	done, err := r.archive("2020-03", dir, c)
+	if err != nil || len(done) != 2 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	if done[0].Events+done[1].Events != 600 || done[0].Month != "2020-01" || done[0].Events < 200 || done[1].Events < 200 {
+		t.Errorf("%+v", done)
+	}
+	if n := r.read("SELECT count(*) FROM events"); n != 50 {
+		t.Errorf("%d events are left", n)
+	}
+	for i, a := range done {
+		file, err := os.Open(a.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		h, lines, err := tree.Read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		report, err := tree.Verify(h, lines, []tree.Checkpoint{c})
+		if err != nil || !report.OK() || report.Events < a.Events || (report.Away > 0) != (i == 1) {
+			t.Errorf("%s: %+v, %v", a.Month, report, err)
+		}
+	}
+	r.write(5)
+	r.settle()
+	report := r.verify(c)
+	if !report.OK() || report.Events != 55 || report.Away != 600 {
+		t.Errorf("what is left: %+v", report)
+	}
+	in, err := r.log.Include(t.Context(), ids[10], 0, 0)
+	if err != nil || in.Body != nil || in.Index != 10 {
+		t.Errorf("of an archived event: %+v, %v", in, err)
+	}
+	// Again changes nothing.
+	if again, err := r.archive("2020-03", dir); err != nil || len(again) != 0 {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	// An event that is removed now is not taken for archived.
+	r.tamper("DELETE FROM events WHERE id = '" + ids[620] + "'")
+	if f, _ := r.verify().First(); f.What != tree.Removed || f.Index != 620 {
+		t.Errorf("%v", f)
+	}
+}
+
+// Nothing leaves the database that does not verify, is not in the tree, or is of this month.
+func TestArchiveKeepsWhatIsNotProven(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		before string
+		do     func(r *record)
+		want   string
+		left   int64
+	}{
+		"an altered event": {"2020-03", func(r *record) { r.tamper("UPDATE events SET body = body || ' ' WHERE id = 'evt_00007'") }, "altered: event 7", 650},
+		"an event that is not in the tree": {"2020-03", func(r *record) {
+			e := r.event(9999)
+			e.At = time.Date(2020, 1, 5, 0, 0, 0, 0, time.UTC)
+			if err := r.store.Record(r.t.Context(), e); err != nil {
+				r.t.Fatal(err)
+			}
+		}, "is not in the tree", 651},
+		"a file that is there": {"2020-03", func(*record) {}, "is there already", 650},
+		"this month":           {time.Now().UTC().AddDate(0, 1, 0).Format("2006-01"), func(*record) {}, "", 650},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			r := newRecord(t)
+			r.old(t)
+			signed := r.settle()
+			dir := t.TempDir()
+			if strings.Contains(what, "file") {
+				if err := os.WriteFile(filepath.Join(dir, "audit-2020-01.ndjson"), []byte("mine"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.do(r)
+			done, err := r.archive(c.before, dir, signed)
+			if len(done) != 0 || (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%+v, %v", done, err)
+			}
+			if n := r.read("SELECT count(*) FROM events"); n != c.left {
+				t.Errorf("%d events are left", n)
+			}
+		})
+	}
+}
+
+// P4, for the tree: the service adds to it, and can do nothing else. The auditor reads, and nothing else.
+func TestRightsOnTheTree(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.write(300)
+	r.settle()
+	auditor := "auditor_" + string(broker.NewVersionID())
+	r.tamper("CREATE ROLE "+auditor+" LOGIN", "GRANT "+migrations.AuditorRole+" TO "+auditor)
+	reader, err := pgxpool.New(t.Context(), r.db.URL(auditor))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		reader.Close()
+		if _, err := r.admin.Exec(context.Background(), "DROP ROLE "+auditor); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, table := range []string{"events", "tree_leaves", "tree_tiles", "tree_checkpoints", "tree_archives"} {
+		for _, sql := range []string{"UPDATE %s SET %s = %[2]s", "DELETE FROM %s", "TRUNCATE %s", "DROP TABLE %s", "ALTER TABLE %s RENAME TO x"} {
+			column := map[string]string{"events": "id", "tree_leaves": "idx", "tree_tiles": "n", "tree_checkpoints": "note", "tree_archives": "month"}[table]
+			if strings.Contains(sql, "UPDATE") {
+				sql = fmt.Sprintf(sql, table, column)
+			} else {
+				sql = fmt.Sprintf(sql, table)
+			}
+			for who, pool := range map[string]*pgxpool.Pool{"service": r.store.Pool(), "auditor": reader} {
+				_, err := pool.Exec(t.Context(), sql)
+				if pg, ok := err.(*pgconn.PgError); !ok || pg.Code != "42501" { //nolint:errorlint // as pgx returns it
+					t.Errorf("%s: %s: %v", who, sql, err)
+				}
+			}
+		}
+		if _, err := reader.Exec(t.Context(), "INSERT INTO "+table+" SELECT * FROM "+table); err == nil {
+			t.Errorf("the auditor inserts into %s", table)
+		}
+	}
+	for _, table := range []string{"callers", "tokens", "credentials", "versions", "tickets", "idempotency"} {
+		if _, err := reader.Exec(t.Context(), "SELECT FROM "+table); err == nil {
+			t.Errorf("the auditor reads %s", table)
+		}
+	}
+	if _, err := r.store.Pool().Exec(t.Context(), "INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) VALUES ('2020-01', 0, 1, 1, 1, sha256(''))"); err == nil {
+		t.Error("the service says that months are archived")
+	}
+	report, err := sequence.NewLog(reader, r.signer.Keys()).Verify(t.Context(), nil)
+	if err != nil || !report.OK() || report.Events != 300 {
+		t.Errorf("the auditor verifies: %+v, %v", report, err)
+	}
+}

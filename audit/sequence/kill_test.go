@@ -1,0 +1,71 @@
+package sequence_test
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/taskpass/taskpass/audit/sequence"
+)
+
+// Three replicas lose their connections again and again, at whatever statement they are, while others write: each event
+// is in the tree once, in its order, and all that was signed and published extends what came before.
+func TestKillsAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	cfg, err := pgxpool.ParseConfig(r.db.URL(login))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ConnConfig.RuntimeParams["application_name"] = "sequencer"
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	ctx, stop := context.WithCancel(t.Context())
+	var replicas, killer sync.WaitGroup
+	for range 3 {
+		s, err := sequence.New(sequence.Config{Pool: pool, Signer: r.signer, Logger: slog.New(slog.DiscardHandler),
+			Every: time.Millisecond, Alarm: func(_ context.Context, reason string) { t.Error(reason) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		replicas.Go(func() { s.Run(ctx) })
+	}
+	kills := 0
+	killer.Go(func() {
+		tick := time.NewTicker(7 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			tag, err := r.admin.Exec(context.Background(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE application_name = 'sequencer' AND datname = current_database() AND state <> 'idle'`)
+			if err != nil {
+				t.Error(err)
+			}
+			kills += int(tag.RowsAffected())
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+		}
+	})
+	for range 30 {
+		r.write(60)
+	}
+	stop()
+	replicas.Wait()
+	killer.Wait()
+	if kills < 3 {
+		t.Errorf("only %d connections were cut", kills)
+	}
+	r.settle()
+	r.sequenced()
+	if report := r.verify(); !report.OK() || report.Events != 1800 {
+		t.Errorf("%+v", report)
+	}
+}

@@ -1,0 +1,165 @@
+package sequence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/taskpass/taskpass/audit/tree"
+)
+
+// Publisher puts checkpoints where the database's owner cannot change them.
+type Publisher interface {
+	// Publish takes a checkpoint and does not wait.
+	Publish(c tree.Checkpoint)
+}
+
+// Config is what a Sequencer works with. Pool, Signer and Logger are required.
+type Config struct {
+	Pool   *pgxpool.Pool
+	Signer *tree.Signer
+	Logger *slog.Logger
+
+	Publish []Publisher
+	// Known are checkpoints of this log that were published outside the database: what is signed extends them.
+	Known []tree.Checkpoint
+	// Alarm is told once why the tree is refused. nil: only the log and the state say it.
+	Alarm func(ctx context.Context, reason string)
+	Clock func() time.Time // nil: time.Now
+
+	Every     time.Duration // a round, and at most one checkpoint; zero: 1 s
+	Heartbeat time.Duration // at least one checkpoint, even if nothing happens; zero: 50 s
+
+	Reached func(ctx context.Context, point string) // kill points, for tests: in_round, before_commit, after_commit
+}
+
+// maxBatch is how many events one round puts into the tree.
+const maxBatch = 4096
+
+// Sequencer puts events into the tree and signs checkpoints. Every replica has one; they take turns.
+type Sequencer struct {
+	Config
+	keys *tree.Keys
+
+	mu      sync.Mutex
+	known   tree.Checkpoint // the newest that this process has seen signed; Size 0: none
+	refused string          // why the tree is not signed any more
+}
+
+// New makes a Sequencer. Run starts it.
+func New(cfg Config) (*Sequencer, error) {
+	if cfg.Pool == nil || cfg.Signer == nil || cfg.Logger == nil {
+		return nil, errors.New("sequence: Pool, Signer and Logger are required")
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Every == 0 {
+		cfg.Every = time.Second
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 50 * time.Second
+	}
+	if cfg.Reached == nil {
+		cfg.Reached = func(context.Context, string) {}
+	}
+	s := &Sequencer{Config: cfg, keys: cfg.Signer.Keys()}
+	for _, c := range cfg.Known {
+		if c.Origin != cfg.Signer.Origin() {
+			return nil, fmt.Errorf("what was published is of another log than %s", cfg.Signer.Origin())
+		}
+		if c.Size == s.known.Size && c.Root != s.known.Root {
+			return nil, fmt.Errorf("two published checkpoints for %d events contradict each other: the log was forked", c.Size)
+		}
+		if c.Size > s.known.Size {
+			s.known = c
+		}
+	}
+	return s, nil
+}
+
+// Run works until ctx ends. An error costs a round and nothing else; a refusal lasts until the process is started anew.
+func (s *Sequencer) Run(ctx context.Context) {
+	tick := time.NewTicker(s.Every)
+	defer tick.Stop()
+	for {
+		more, err := s.Round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, ErrRefused): // has been said
+		case err != nil:
+			s.Logger.Error("the audit tree's round failed: it will be tried again", "error", err)
+		case more:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// ErrRefused says that the tree in the database does not extend what was signed.
+var ErrRefused = errors.New("the audit tree was rewritten: nothing is signed any more")
+
+// Refused tells why the tree is not signed any more; "" if it is.
+func (s *Sequencer) Refused() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
+// Round does what is due once, unless another process is at it, and tells whether there is more that waits.
+func (s *Sequencer) Round(ctx context.Context) (more bool, err error) {
+	s.mu.Lock()
+	refused, known := s.refused, s.known
+	s.mu.Unlock()
+	if refused != "" {
+		return false, ErrRefused
+	}
+	r := round{Sequencer: s, ctx: ctx, known: known}
+	if err := pgx.BeginFunc(ctx, s.Pool, r.run); err != nil {
+		var bad *rewritten
+		if errors.As(err, &bad) {
+			s.refuse(ctx, bad.reason)
+			return false, ErrRefused
+		}
+		return false, err
+	}
+	s.Reached(ctx, "after_commit")
+	if r.known.Size > 0 {
+		s.mu.Lock()
+		if r.known.Size >= s.known.Size {
+			s.known = r.known
+		}
+		s.mu.Unlock()
+	}
+	if r.signed.Size > 0 {
+		for _, p := range s.Publish {
+			p.Publish(r.signed)
+		}
+	}
+	return r.more, nil
+}
+
+func (s *Sequencer) refuse(ctx context.Context, reason string) {
+	s.mu.Lock()
+	first := s.refused == ""
+	s.refused = reason
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	s.Logger.Error(ErrRefused.Error(), "reason", reason)
+	if s.Alarm != nil {
+		s.Alarm(ctx, reason)
+	}
+}

@@ -1,0 +1,65 @@
+package sequence
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/taskpass/taskpass/audit/tree"
+)
+
+// sample is how far apart, in events, the stored checkpoints are that Verify uses: they only narrow a range down.
+const sample = 4096
+
+// Verify walks through the whole record in the database and holds it against the checkpoints that are stored there and
+// those that the auditor brings. Only the latter prove anything against who owns the database.
+func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Report, error) {
+	stored, unsigned, err := l.stored(ctx)
+	if err != nil {
+		return tree.Report{}, err
+	}
+	var leaves int64
+	if err := l.pool.QueryRow(ctx, "SELECT coalesce(max(idx) + 1, 0) FROM tree_leaves").Scan(&leaves); err != nil {
+		return tree.Report{}, err
+	}
+	var newest tree.Checkpoint // that the tree can come to
+	stored = append(stored, brought...)
+	for _, c := range stored {
+		if c.Size <= leaves && c.Size > newest.Size {
+			newest = c
+		}
+	}
+	if newest.Size == 0 {
+		return tree.Report{}, errors.New("there is no checkpoint, signed by a known key, that the record is long enough for")
+	}
+	h, lines, err := l.export(ctx, newest, 0, 0)
+	if err != nil {
+		return tree.Report{}, err
+	}
+	report, err := tree.Verify(h, lines, stored)
+	report.Faults = append(report.Faults, unsigned...)
+	return report, err
+}
+
+// stored reads the newest checkpoint of every so many events, and says which of them do not open.
+func (l *Log) stored(ctx context.Context) (list []tree.Checkpoint, unsigned []tree.Fault, err error) {
+	rows, err := l.pool.Query(ctx, `SELECT DISTINCT ON (size / $1) size, note FROM tree_checkpoints
+		WHERE starts_with(note, $2 || E'\n') ORDER BY size / $1, size DESC, id DESC`, int64(sample), l.keys.Origin())
+	if err != nil {
+		return nil, nil, err
+	}
+	var size int64
+	var text string
+	_, err = pgx.ForEachRow(rows, []any{&size, &text}, func() error {
+		c, err := l.keys.Open([]byte(text))
+		switch {
+		case err != nil && len(unsigned) < 100:
+			unsigned = append(unsigned, tree.Fault{What: tree.Unsigned, Index: size - 1, Detail: "a stored checkpoint for so many events is signed by no known key"})
+		case err == nil:
+			list = append(list, c)
+		}
+		return nil
+	})
+	return list, unsigned, err
+}

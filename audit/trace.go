@@ -1,0 +1,230 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Traced answers whose an upstream name or a secret is. The JSON form is the API's.
+type Traced struct {
+	Held []Held `json:"held"`           // the newest first; none: nothing of that name is on the record
+	More bool   `json:"more,omitempty"` // others had it before these
+}
+
+// Held is one version that bore the name, or had the secret: who held it, what for, and what became of it.
+type Held struct {
+	CredentialID      string            `json:"credential_id"`
+	Version           int               `json:"version"`
+	VersionID         string            `json:"version_id"`
+	TaskID            string            `json:"task_id"`
+	ParentTaskID      string            `json:"parent_task_id,omitempty"`
+	AgentID           string            `json:"agent_id"`
+	Caller            string            `json:"caller"`
+	Profile           string            `json:"profile"`
+	Provider          string            `json:"provider"`
+	RequestedScopes   []string          `json:"requested_scopes"`
+	Scopes            []string          `json:"scopes"`
+	TTLSeconds        float64           `json:"ttl_seconds"`
+	State             string            `json:"state"`
+	IssuedAt          time.Time         `json:"issued_at"`
+	ExpiresAt         time.Time         `json:"expires_at"`
+	UpstreamExpiresAt *time.Time        `json:"upstream_expires_at,omitempty"`
+	Upstream          string            `json:"upstream"`
+	UpstreamIDs       []string          `json:"upstream_ids,omitempty"`
+	Trace             map[string]string `json:"trace,omitempty"`
+	Fingerprint       string            `json:"fingerprint,omitempty"`
+	Cause             string            `json:"cause,omitempty"`
+	Reason            string            `json:"reason,omitempty"`
+	Life              Life              `json:"life"`
+	Events            []json.RawMessage `json:"events"` // of this version, oldest first; the newest 200
+}
+
+// TraceQuery is what was found, and when it was used.
+type TraceQuery struct {
+	Name        string    // from the upstream's log, in one of the forms that it writes
+	Fingerprint []byte    // SHA-256 of a secret, in place of a name
+	At          time.Time // zero: any time. Else only what may have been usable then.
+	Limit       int       // versions; 1 to MaxTraced; zero: 20
+}
+
+const (
+	// MaxTraced is the most versions that one trace tells of.
+	MaxTraced = 100
+
+	traceReads  = 5000            // events that are read to find versions
+	traceEvents = 200             // of one version
+	clocksApart = 5 * time.Minute // by which the upstream's clock and ours may disagree
+)
+
+// Trace finds the versions that bore a name, by the record, and what became of them, by the ledger.
+func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, error) {
+	if q.Limit == 0 {
+		q.Limit = 20
+	}
+	q.Limit = min(max(q.Limit, 1), MaxTraced)
+	ids, more, err := l.versionsOf(ctx, q)
+	if err != nil {
+		return Traced{}, err
+	}
+	held, err := l.ledger(ctx, ids, now)
+	t := Traced{Held: []Held{}, More: more}
+	for _, h := range held {
+		if !h.bears(q.Name) || !q.At.IsZero() && !h.usable(q.At) {
+			continue
+		}
+		if len(t.Held) == q.Limit {
+			t.More = true
+			break
+		}
+		if h.Events, err = l.story(ctx, &h); err != nil {
+			return t, err
+		}
+		t.Held = append(t.Held, h)
+	}
+	return t, err
+}
+
+// versionsOf lists the ids of the versions that events with the name are about, the newest first.
+func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more bool, err error) {
+	query := Query{UpstreamID: searched(q.Name), Fingerprint: q.Fingerprint}
+	if !q.At.IsZero() { // it was minted before it was used
+		query.Until = q.At.Add(clocksApart)
+	}
+	most := q.Limit + 1
+	if !q.At.IsZero() {
+		most = MaxTraced // some of them had ended by then
+	}
+	query.Limit = min(16*most, MaxPage) // a version has seldom more events
+	seen := map[string]bool{}
+	for read := 0; read < traceReads; {
+		p, err := l.Find(ctx, query)
+		if err != nil {
+			return nil, false, err
+		}
+		read += len(p.Events)
+		for _, body := range p.Events {
+			var r record
+			if json.Unmarshal(body, &r) != nil || r.VersionID == "" || seen[r.VersionID] {
+				continue
+			}
+			seen[r.VersionID] = true
+			if ids = append(ids, r.VersionID); len(ids) == most {
+				return ids, true, nil
+			}
+		}
+		if p.Next == "" {
+			return ids, false, nil
+		}
+		query.Cursor = p.Next
+	}
+	return ids, true, nil
+}
+
+const ledgerOf = `SELECT c.id, v.number, v.id, c.task_id, c.parent_task_id, c.agent_id, c.caller, c.profile, c.provider, c.requested, c.scopes, c.ttl_ms,
+	v.state, v.issued_at, v.expires_at, v.upstream_expires_at, v.upstream, v.upstream_ids, v.trace, v.fingerprint, v.cause, v.reason,
+	v.result, v.effective_at, v.basis, v.self_expires, v.unclaimed
+FROM versions v JOIN credentials c ON c.id = v.credential_id WHERE v.id = ANY ($1)`
+
+// ledger reads what became of versions, in the order of their ids given. One that is on the record and not on the ledger
+// is left out: nothing can be said of it.
+func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) ([]Held, error) {
+	rows, err := l.pool.Query(ctx, ledgerOf, ids)
+	if err != nil {
+		return nil, err
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Held, error) {
+		var h Held
+		var end ending
+		var ttl int64
+		var fingerprint []byte
+		err := row.Scan(&h.CredentialID, &h.Version, &h.VersionID, &h.TaskID, &h.ParentTaskID, &h.AgentID, &h.Caller, &h.Profile, &h.Provider,
+			&h.RequestedScopes, &h.Scopes, &ttl, &h.State, &h.IssuedAt, &h.ExpiresAt, &h.UpstreamExpiresAt, &h.Upstream, &h.UpstreamIDs, &h.Trace,
+			&fingerprint, &h.Cause, &h.Reason, &end.result, &end.effectiveAt, &end.basis, &end.selfExpires, &end.unclaimed)
+		h.TTLSeconds, h.Fingerprint = float64(ttl)/1000, printed(fingerprint)
+		h.IssuedAt, h.ExpiresAt = h.IssuedAt.UTC(), h.ExpiresAt.UTC()
+		if h.UpstreamExpiresAt != nil {
+			*h.UpstreamExpiresAt = h.UpstreamExpiresAt.UTC()
+		}
+		end.state, end.expiresAt = h.State, h.ExpiresAt
+		h.Life = end.life(now.UTC())
+		return h, err
+	})
+	order := map[string]int{}
+	for i, id := range ids {
+		order[id] = i
+	}
+	slices.SortFunc(list, func(a, b Held) int { return cmp.Compare(order[a.VersionID], order[b.VersionID]) })
+	return list, err
+}
+
+// story is the version's events, oldest first, and notes which of them says what became of it.
+func (l *Log) story(ctx context.Context, h *Held) ([]json.RawMessage, error) {
+	p, err := l.Find(ctx, Query{CredentialID: h.CredentialID, Limit: MaxPage})
+	events := []json.RawMessage{}
+	for _, body := range p.Events {
+		var r record
+		if json.Unmarshal(body, &r) != nil || r.VersionID != h.VersionID || len(events) == traceEvents {
+			continue
+		}
+		if h.Life.EventID == "" && string(r.State) == h.State {
+			h.Life.EventID = r.ID
+		}
+		events = append(events, body)
+	}
+	slices.Reverse(events)
+	return events, err
+}
+
+// usable tells whether the version may have been used at a time, as far as is known.
+func (h Held) usable(at time.Time) bool {
+	if at.Before(h.IssuedAt.Add(-clocksApart)) {
+		return false
+	}
+	switch {
+	case h.Life.Since != nil:
+		return !at.After(h.Life.Since.Add(clocksApart))
+	case h.Life.Until != nil:
+		return !at.After(h.Life.Until.Add(clocksApart))
+	}
+	return true
+}
+
+// searched is the part of a name by which events are found. AWS writes a session with its role before its name, Google a
+// key and an account as resources.
+func searched(name string) string {
+	switch {
+	case strings.HasPrefix(name, "arn:") && strings.Contains(name, ":assumed-role/"):
+		return name[strings.LastIndex(name, "/")+1:]
+	case principal(name):
+		return name[strings.Index(name, ":")+1:]
+	case strings.Contains(name, "/serviceAccounts/"):
+		return name[strings.LastIndex(name, "/")+1:]
+	}
+	return strings.TrimPrefix(name, "serviceAccount:")
+}
+
+// principal tells whether the name is `AROA…:session`, AWS's principal id of a session.
+func principal(name string) bool {
+	role, _, found := strings.Cut(name, ":")
+	return found && strings.HasPrefix(role, "AROA") && !strings.ContainsAny(role, "/.")
+}
+
+// bears holds a name that says more than what was searched for against what the upstream called the version: a session
+// of the same name under another role is not ours.
+func (h Held) bears(name string) bool {
+	key := ""
+	switch {
+	case strings.HasPrefix(name, "arn:"):
+		key = "assumed_role_arn"
+	case principal(name):
+		key = "assumed_role_id"
+	}
+	known, ok := h.Trace[key]
+	return !ok || known == name
+}

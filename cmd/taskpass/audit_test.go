@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// signing adds an audit section to the configuration, and returns the public key and the file that is published to.
+func (i *installation) signing() (public, published string) {
+	i.t.Helper()
+	key, published := filepath.Join(i.dir, "audit_key"), filepath.Join(i.dir, "checkpoints")
+	public = strings.TrimSpace(must(i.t, "audit", "key", "taskpass.example/log", key).stdout)
+	i.configure(func(s *settings) {
+		s.TLS = fmt.Sprintf("audit: {name: taskpass.example/log, key: \"file:%s\", publish: [{file: \"%s\"}]}", key, published)
+	})
+	return public, published
+}
+
+// sql runs statements as the database's superuser.
+func (i *installation) sql(statements ...string) {
+	i.t.Helper()
+	conn, err := pgx.Connect(i.t.Context(), strings.TrimSpace(readFile(i.t, i.admin)))
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	defer conn.Close(i.t.Context())
+	for _, s := range statements {
+		if tag, err := conn.Exec(i.t.Context(), s); err != nil || tag.RowsAffected() == 0 && (tag.Update() || tag.Delete()) {
+			i.t.Fatalf("%s: %s, %v", s, tag, err)
+		}
+	}
+}
+
+// count is one number of the database.
+func (i *installation) count(sql string) (n int) {
+	i.t.Helper()
+	conn, err := pgx.Connect(i.t.Context(), strings.TrimSpace(readFile(i.t, i.admin)))
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	defer conn.Close(i.t.Context())
+	if err := conn.QueryRow(i.t.Context(), sql).Scan(&n); err != nil {
+		i.t.Fatal(err)
+	}
+	return n
+}
+
+func (i *installation) settled() {
+	i.t.Helper()
+	await(i.t, "all events are signed", func() bool {
+		return i.count("SELECT (SELECT count(*) FROM events) - coalesce(max(size), 0) FROM tree_checkpoints") == 0
+	})
+}
+
+// A service that signs, an auditor who verifies, an owner who alters: from the start to the alarm.
+func TestAuditFromTheCommandLine(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	public, published := i.signing()
+	c, url := i.serve()
+	for range 3 {
+		mustCall(t, 201, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))
+	}
+	i.settled()
+	service := filepath.Join(i.dir, "service_url")
+	await(t, "the newest checkpoint is published", func() bool {
+		newest := must(t, "audit", "checkpoint", "--key", public, "--database-url-file", service).stdout
+		text, err := os.ReadFile(published)
+		return err == nil && strings.Contains(string(text), newest)
+	})
+	metrics := mustCall(t, 200, "GET", url+"/metrics", "", "")
+	for _, line := range []string{"taskpass_audit_tree_up 1", "taskpass_audit_tree_refused 0", "taskpass_audit_tree_lag_events 0"} {
+		if !strings.Contains(metrics, "\n"+line+"\n") {
+			t.Errorf("no metric %q", line)
+		}
+	}
+	note := mustCall(t, 200, "GET", url+"/v1/audit/checkpoint", i.tokens["aud"], "")
+	if !strings.HasPrefix(note, "taskpass.example/log\n") {
+		t.Errorf("the checkpoint is %q", note)
+	}
+
+	export := filepath.Join(i.dir, "export.ndjson")
+	must(t, "audit", "export", "--out", export, "--key", public, "--database-url-file", service)
+	offline := []string{"audit", "verify", "--key", public, "--checkpoint", published, "--events"}
+	if r := must(t, append(offline, export)...); !strings.Contains(r.stdout, "\nverified\n") {
+		t.Error(r)
+	}
+	online := []string{"audit", "verify", "--key", public, "--checkpoint", published, "--database-url-file", service}
+	if r := must(t, online...); !strings.Contains(r.stdout, "\nverified\n") {
+		t.Error(r)
+	}
+	if r := must(t, "audit", "verify", "--key", public, "--events", export); !strings.Contains(r.stdout, "No checkpoint of your own") {
+		t.Errorf("without a checkpoint of one's own: %s", r)
+	}
+	mustFail(t, 1, nil, "audit", "export", "--out", export, "--key", public, "--database-url-file", service)
+
+	// One byte of the export.
+	text := readFile(t, export)
+	writeFile(t, i.dir, "changed.ndjson", strings.Replace(text, `"agent_id":"a"`, `"agent_id":"b"`, 1))
+	mustFail(t, 1, []string{"NOT VERIFIED: altered: event "}, append(offline, filepath.Join(i.dir, "changed.ndjson"))...)
+	writeFile(t, i.dir, "cut.ndjson", text[:len(text)/2])
+	mustFail(t, 1, []string{"NOT VERIFIED"}, append(offline, filepath.Join(i.dir, "cut.ndjson"))...)
+	stranger := strings.TrimSpace(must(t, "audit", "key", "taskpass.example/log", filepath.Join(i.dir, "other_key")).stdout)
+	mustFail(t, 1, []string{"no checkpoint in it is signed by a key that you gave"}, "audit", "verify", "--key", stranger, "--checkpoint", published, "--events", export)
+	mustFail(t, 1, []string{"that is a private key"}, "audit", "verify", "--key", filepath.Join(i.dir, "audit_key"), "--events", export)
+
+	// The owner alters an event behind the broker's back.
+	i.sql("UPDATE events SET at = at - interval '1 hour' WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)")
+	mustFail(t, 1, []string{"NOT VERIFIED: re-dated: event "}, online...)
+	i.sql("UPDATE events SET at = at + interval '1 hour' WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)")
+	must(t, online...)
+
+	// The owner cuts off the end, and all that the database knows of it.
+	c.stop()
+	i.sql("DELETE FROM events WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)",
+		"DELETE FROM tree_leaves WHERE (xid, seq) NOT IN (SELECT xid, seq FROM events)", "DELETE FROM tree_checkpoints WHERE size > (SELECT count(*) FROM tree_leaves)")
+	mustFail(t, 1, []string{"NOT VERIFIED: truncated: events "}, online...)
+	_, url = i.serve()
+	await(t, "the alarm is on the record", func() bool { return i.count("SELECT count(*) FROM events WHERE type = 'audit.tampered'") == 1 })
+	if m := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(m, "\ntaskpass_audit_tree_refused 1\n") {
+		t.Error("no metric says so")
+	}
+	mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, "")) // issuing goes on
+}
+
+func TestAuditKey(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "key")
+	r := must(t, "audit", "key", "taskpass.example/log", path)
+	if !strings.HasPrefix(r.stdout, "taskpass.example/log+") || strings.Contains(r.stdout+r.stderr, "PRIVATE") {
+		t.Error(r)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if again := must(t, "audit", "public", path); again.stdout != r.stdout {
+		t.Errorf("the public half is %s, was %s", again.stdout, r.stdout)
+	}
+	mustFail(t, 1, []string{"no signing key"}, "audit", "public", writeFile(t, t.TempDir(), "x", "C4n4ry"))
+	before := readFile(t, path)
+	mustFail(t, 1, nil, "audit", "key", "taskpass.example/log", path)
+	if readFile(t, path) != before {
+		t.Error("it was written over")
+	}
+	mustFail(t, 1, []string{"the name of a log"}, "audit", "key", "a b", path+"2")
+}
+
+// serve refuses what it could not sign with, and a published file that is not its own.
+func TestServeRefusesABadAuditSection(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	_, published := i.signing()
+	writeFile(t, i.dir, "checkpoints", "somebody else's\n")
+	mustFail(t, 1, []string{"audit.publish[0]: " + published, "no checkpoint in it"}, "serve", "--config", i.config)
+	if err := os.Remove(published); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "audit", "key", "other.example/log", filepath.Join(i.dir, "other"))
+	if err := os.Rename(filepath.Join(i.dir, "other"), filepath.Join(i.dir, "audit_key")); err != nil {
+		t.Fatal(err)
+	}
+	mustFail(t, 1, []string{"audit.key: signing key 1 is for a log of another name"}, "serve", "--config", i.config)
+	writeFile(t, i.dir, "audit_key", "C4n4ry")
+	if r := mustFail(t, 1, []string{"audit.key: signing key 1 is none"}, "serve", "--config", i.config); strings.Contains(r.stderr, "C4n4ry") {
+		t.Error(r)
+	}
+}
+
+// The owner moves what is old out of the database; only this month is here, so nothing is.
+func TestAuditArchive(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	public, _ := i.signing()
+	i.sql(`CREATE TABLE events_2020_01 PARTITION OF events FOR VALUES FROM ('2020-01-01 00:00Z') TO ('2020-02-01 00:00Z')`,
+		`ALTER TABLE events_2020_01 OWNER TO taskpass_owner`,
+		`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body) VALUES
+			('evt_old', '2020-01-05T00:00:00Z', 'x', 'c', '', '', '', '', '', '{}', '{"id":"evt_old","at":"2020-01-05T00:00:00.000000Z","type":"x","caller":{"name":"c"}}')`)
+	c, _ := i.serve()
+	i.settled()
+	c.stop()
+	service := filepath.Join(i.dir, "service_url")
+	archive := []string{"audit", "archive", "--before", "2020-02", "--out", i.dir, "--key", public, "--database-url-file"}
+	mustFail(t, 1, nil, append(archive, service)...) // the service's login is not the owner
+	r := must(t, append(archive, i.admin)...)
+	file := filepath.Join(i.dir, "audit-2020-01.ndjson")
+	if !strings.Contains(r.stdout, "2020-01: 1 events in "+file) || i.count("SELECT count(*) FROM events WHERE id = 'evt_old'") != 0 {
+		t.Error(r)
+	}
+	must(t, "audit", "verify", "--key", public, "--events", file)
+	verify := []string{"audit", "verify", "--key", public, "--database-url-file", service}
+	must(t, append(verify, "--archive", file)...)
+	mustFail(t, 1, []string{"NOT VERIFIED: events 2 to 2 are said to be archived"}, verify...)
+	must(t, append(verify, "--accept-archived")...)
+
+	// An owner who removes an event, and says that its month was archived.
+	i.sql(`INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'), 1, 2, 1, 2, sha256('')`,
+		`DELETE FROM events WHERE (xid, seq) = (SELECT xid, seq FROM tree_leaves WHERE idx = 1)`)
+	mustFail(t, 1, []string{"NOT VERIFIED: events 1 to 1 are said to be archived"}, append(verify, "--archive", file)...)
+}

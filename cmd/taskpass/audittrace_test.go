@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A CloudTrail file and a name lead to the task, asked of a broker and of the database alike.
+func TestAuditTraceFromTheCommandLine(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	c, url := i.serve()
+	defer c.stop()
+	var issued struct {
+		ID    string
+		Trace map[string]string
+	}
+	if err := json.Unmarshal([]byte(mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))), &issued); err != nil {
+		t.Fatal(err)
+	}
+	name := "pool/" + issued.Trace["key"]
+	if p := issued.Trace["pool"]; p != "" {
+		name = p + "/" + issued.Trace["key"]
+	} else if k := issued.Trace["access_key_id"]; k != "" {
+		name = k
+	}
+	var stored []string
+	for _, how := range [][]string{
+		{"--url", url, "--token-file", writeFile(t, t.TempDir(), "token", i.tokens["aud"])},
+		{"--database-url-file", filepath.Join(i.dir, "service_url")},
+	} {
+		r := must(t, append([]string{"audit", "trace", name}, how...)...)
+		for _, want := range []string{issued.ID + " version 1, active", "  task      ", "  alive     yes, until ", "credential.issued"} {
+			if !strings.Contains(r.stdout, want) {
+				t.Errorf("%v: no %q in\n%s", how, want, r.stdout)
+			}
+		}
+		stored = append(stored, r.stdout)
+		mustFail(t, 1, []string{"unknown here"}, append([]string{"audit", "trace", "ASIANOBODY"}, how...)...)
+		line := func(key string) string {
+			return fmt.Sprintf(`{"eventTime":"2026-03-01T12:00:00Z","eventSource":"s3.amazonaws.com","eventName":"Get\u001b[2JObject","userIdentity":{"type":"AssumedRole","accessKeyId":%q}}`, key)
+		}
+		file := writeFile(t, t.TempDir(), "trail.json", `{"Records":[`+line("ASIANOBODY")+","+line(issued.Trace["access_key_id"])+","+line(name)+`]}`)
+		if r = must(t, append([]string{"audit", "trace", "--cloudtrail", file}, how...)...); strings.Contains(r.stdout, "\x1b") ||
+			!strings.Contains(r.stdout, "→ unknown here\n") || !strings.Contains(r.stdout, ", "+issued.ID+" version 1 (active)\n") {
+			t.Errorf("%v: %s", how, r.stdout)
+		}
+		file = writeFile(t, t.TempDir(), "stripe.json", fmt.Sprintf(`{"created":%d,"method":"GET","path":"/v1/x","key_id":%q}`, 4102444800, name)+"\n{\"method\":\"GET\"}\n")
+		if r = must(t, append([]string{"audit", "trace", "--stripe", file}, how...)...); !strings.Contains(r.stdout, "1 of 2 are of tasks here") {
+			t.Errorf("%v: %s", how, r.stdout)
+		}
+		cut := writeFile(t, t.TempDir(), "cut.json", `{"Records":[`+line(name))
+		mustFail(t, 1, []string{"record 2: it is not the JSON"}, append([]string{"audit", "trace", "--cloudtrail", cut}, how...)...)
+	}
+	if len(stored) == 2 && stored[0] != stored[1] {
+		t.Errorf("the broker and the database tell two stories:\n%s\n%s", stored[0], stored[1])
+	}
+	if i.count("SELECT count(*) FROM events WHERE type = 'audit.read' AND body LIKE '%\"trace\":\"versions\"%'") == 0 {
+		t.Error("the questions to the broker are not on the record")
+	}
+	mustFail(t, 1, []string{"give one of"}, "audit", "trace")
+	mustFail(t, 1, []string{"a fingerprint is"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
+	mustFail(t, 1, []string{"say who asks"}, "audit", "trace", "x", "--url", url)
+}

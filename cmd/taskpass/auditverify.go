@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/taskpass/taskpass/audit/sequence"
+	"github.com/taskpass/taskpass/audit/tree"
+)
+
+type auditVerifyCmd struct {
+	database
+	trusted
+	Events         []string `type:"existingfile" help:"Exports. Without any, the record in the database is verified."`
+	Archive        []string `type:"existingfile" help:"The files of archived months: they are verified too, and must have what the others are said to have moved there."`
+	AcceptArchived bool     `help:"Be content with the hashes of archived events whose files are not given. Whoever owns the database can call a removed event archived."`
+	Checkpoint     []string `type:"existingfile" help:"A checkpoint that you have, or a file of many: what the publisher to a file wrote."`
+	Previous       []string `type:"existingfile" help:"Earlier ones: they narrow down where a record was rewritten."`
+}
+
+func (c *auditVerifyCmd) Run(e *env) error {
+	keys, err := c.keys()
+	if err != nil {
+		return err
+	}
+	brought, err := readCheckpoints(keys, append(c.Checkpoint, c.Previous...), e.stderr)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var reports []tree.Report
+	judge := func(what string, report tree.Report, err error) {
+		reports = append(reports, report)
+		errs = append(errs, verdict(e.stdout, what, report, err))
+	}
+	if len(c.Events) == 0 {
+		err := withLog(e.ctx, c.database, c.trusted, func(l *sequence.Log) error {
+			report, err := l.Verify(e.ctx, brought)
+			judge("the database", report, err)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, name := range append(c.Events, c.Archive...) {
+		report, err := verifyFile(name, keys, brought)
+		judge(name, report, err)
+	}
+	if missing := tree.Missing(reports); len(missing) > 0 && !c.AcceptArchived {
+		errs = append(errs, fmt.Errorf("%w: events %d to %d are said to be archived, and no file that you gave with --archive has them",
+			errNotVerified, missing[0].From, missing[0].To-1))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if len(brought) == 0 {
+		_, _ = fmt.Fprintln(e.stdout, "No checkpoint of your own was given: this shows that the record is the one that its key signed last,\n"+
+			"and not that nothing was cut off or rewritten since.")
+	}
+	_, err = fmt.Fprintln(e.stdout, "verified")
+	return err
+}
+
+func verifyFile(name string, keys *tree.Keys, brought []tree.Checkpoint) (tree.Report, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return tree.Report{}, err
+	}
+	defer f.Close()
+	h, lines, err := tree.Read(f)
+	if err != nil {
+		return tree.Report{}, err
+	}
+	all := brought
+	if h.Checkpoint != "" {
+		own, err := keys.Open([]byte(h.Checkpoint))
+		if err != nil {
+			return tree.Report{}, fmt.Errorf("the export brings %w", err)
+		}
+		all = append([]tree.Checkpoint{own}, brought...)
+	}
+	return tree.Verify(h, lines, all)
+}
+
+// readCheckpoints reads files of notes. What does not open among others is said: a crash may leave half a note.
+func readCheckpoints(keys *tree.Keys, files []string, warn io.Writer) ([]tree.Checkpoint, error) {
+	var all []tree.Checkpoint
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		found, broken := keys.OpenAll(text)
+		if len(found) == 0 {
+			return nil, fmt.Errorf("%s: no checkpoint in it is signed by a key that you gave", name)
+		}
+		if broken > 0 {
+			_, _ = fmt.Fprintf(warn, "%s: %d pieces in it are no checkpoints signed by a key that you gave\n", name, broken)
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+var errNotVerified = errors.New("NOT VERIFIED")
+
+// verdict prints a report, and is an error unless everything was held against a checkpoint and nothing is wrong.
+func verdict(w io.Writer, what string, r tree.Report, err error) error {
+	for _, f := range r.Faults {
+		_, _ = fmt.Fprintln(w, f)
+	}
+	if r.More > 0 {
+		_, _ = fmt.Fprintf(w, "and %d more\n", r.More)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", what, errNotVerified, err)
+	}
+	_, _ = fmt.Fprintf(w, "%s: events %d to %d of a tree of %d; %d read, %d archived elsewhere; proven up to %d by %d checkpoints\n",
+		what, r.Header.From, r.Header.To-1, r.Header.Size, r.Events, r.Away, r.Proven, len(r.Signed))
+	if r.Beyond > 0 {
+		_, _ = fmt.Fprintf(w, "%d checkpoints are about other parts of the tree\n", r.Beyond)
+	}
+	switch first, bad := r.First(); {
+	case bad:
+		return fmt.Errorf("%s: %w: %s", what, errNotVerified, first)
+	case !r.OK():
+		return fmt.Errorf("%s: %w: no checkpoint covers its end", what, errNotVerified)
+	}
+	return nil
+}

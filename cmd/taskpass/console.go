@@ -1,0 +1,21 @@
+package main
+
+import (
+	"net/http"
+
+	"github.com/taskpass/taskpass/audit"
+	"github.com/taskpass/taskpass/audit/console"
+	"github.com/taskpass/taskpass/broker"
+)
+
+// newConsole makes the auditor's pages out of what the node has opened.
+func (n *node) newConsole(record *audit.Log, sealer broker.Sealer) (http.Handler, error) {
+	cfg := console.Config{
+		Record: record, Ledger: n.store, Tasks: n.store, Counts: n.store, Callers: n.callers, Recorder: n.broker,
+		Sealer: sealer, Logger: n.logger, Stopping: n.stopping,
+	}
+	if n.tree != nil {
+		cfg.Tree, cfg.Refused = n.tree.log, n.tree.sequencer.Refused
+	}
+	return console.New(cfg)
+}
