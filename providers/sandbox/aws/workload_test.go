@@ -200,7 +200,7 @@ func TestWebIdentity(t *testing.T) {
 		{"other.audience", brokerRole, http.StatusForbidden, "AccessDenied"},
 		{"good.token", roleARN, http.StatusForbidden, "AccessDenied"},
 		{"good.token", "arn:aws:iam::123456789012:role/none", http.StatusForbidden, "AccessDenied"},
-		{"abc", brokerRole, http.StatusBadRequest, "ValidationError"},
+		{"xyz", brokerRole, http.StatusBadRequest, "ValidationError"},
 	} {
 		_, err := exchange(tc.token, tc.role)
 		wantError(t, err, tc.status, tc.code)
