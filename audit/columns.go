@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"strings"
 	"time"
@@ -25,10 +24,7 @@ func (c Columns) Contradicted(body []byte) map[string]string {
 	if json.Unmarshal(body, &r) != nil {
 		return map[string]string{"body": "is not an event"}
 	}
-	fingerprint := ""
-	if len(c.Fingerprint) > 0 {
-		fingerprint = "sha256:" + hex.EncodeToString(c.Fingerprint)
-	}
+	fingerprint := Fingerprint(c.Fingerprint)
 	differ := map[string]string{}
 	for name, v := range map[string][2]string{
 		"id": {c.ID, r.ID}, "at": {stamp(c.At), r.At}, "type": {c.Type, string(r.Type)}, "caller": {c.Caller, r.Caller.Name},

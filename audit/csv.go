@@ -41,11 +41,17 @@ func CSVRow(body []byte) ([]string, error) {
 		string(revocation.Result), revocation.EffectiveAt, revocation.Basis,
 	}
 	for i, c := range row {
-		if c != "" && strings.ContainsRune("=+-@\t\r\n", rune(c[0])) {
-			row[i] = "'" + c
-		}
+		row[i] = CSVText(c)
 	}
 	return row, nil
+}
+
+// CSVText keeps a spreadsheet from taking a caller's words for a formula.
+func CSVText(text string) string {
+	if text != "" && strings.ContainsRune("=+-@\t\r\n", rune(text[0])) {
+		return "'" + text
+	}
+	return text
 }
 
 func cell(v any, n int) string {

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"time"
 
@@ -84,9 +85,17 @@ func (e ending) dies(now time.Time) Life {
 	return Life{Alive: "no", Since: &at, How: how}
 }
 
-func printed(fingerprint []byte) string {
-	if len(fingerprint) == 0 {
+// Fingerprint is a SHA-256 as the record, the API and the pages show it: "sha256:…"; empty for none.
+func Fingerprint(sum []byte) string {
+	if len(sum) == 0 {
 		return ""
 	}
-	return "sha256:" + hex.EncodeToString(fingerprint)
+	return "sha256:" + hex.EncodeToString(sum)
+}
+
+// Hashed is what stands on the record for a text that was looked for and is not known here: it may be a secret that
+// somebody found.
+func Hashed(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return Fingerprint(sum[:])
 }

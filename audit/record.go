@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"time"
 
@@ -67,9 +66,7 @@ func Canonical(e broker.Event) ([]byte, error) {
 		ExpiresAt: stamp(e.ExpiresAt), Upstream: e.Upstream, UpstreamIDs: e.UpstreamIDs, Trace: e.Trace,
 		Cause: e.Cause, Reason: e.Reason, Code: e.Code, Reasons: e.Faults,
 	}
-	if len(e.Fingerprint) > 0 {
-		r.Fingerprint = "sha256:" + hex.EncodeToString(e.Fingerprint)
-	}
+	r.Fingerprint = Fingerprint(e.Fingerprint)
 	if e.Revocation.Result != broker.ResultNone {
 		r.Revocation = &recordRevocation{e.Revocation.Result, stamp(e.Revocation.EffectiveAt), e.Revocation.Basis}
 	}

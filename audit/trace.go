@@ -146,7 +146,7 @@ func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) ([]Held, 
 		err := row.Scan(&h.CredentialID, &h.Version, &h.VersionID, &h.TaskID, &h.ParentTaskID, &h.AgentID, &h.Caller, &h.Profile, &h.Provider,
 			&h.RequestedScopes, &h.Scopes, &ttl, &h.State, &h.IssuedAt, &h.ExpiresAt, &h.UpstreamExpiresAt, &h.Upstream, &h.UpstreamIDs, &h.Trace,
 			&fingerprint, &h.Cause, &h.Reason, &end.result, &end.effectiveAt, &end.basis, &end.selfExpires, &end.unclaimed)
-		h.TTLSeconds, h.Fingerprint = float64(ttl)/1000, printed(fingerprint)
+		h.TTLSeconds, h.Fingerprint = float64(ttl)/1000, Fingerprint(fingerprint)
 		h.IssuedAt, h.ExpiresAt = h.IssuedAt.UTC(), h.ExpiresAt.UTC()
 		if h.UpstreamExpiresAt != nil {
 			*h.UpstreamExpiresAt = h.UpstreamExpiresAt.UTC()

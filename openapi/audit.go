@@ -2,7 +2,6 @@ package openapi
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -60,12 +59,11 @@ func filters(q audit.Query, known bool) map[string]string {
 	}
 	for k, v := range m {
 		if v != "" && !known { // it may be a secret that somebody found and looks for
-			sum := sha256.Sum256([]byte(v))
-			m[k] = "sha256:" + hex.EncodeToString(sum[:])
+			m[k] = audit.Hashed(v)
 		}
 	}
 	if len(q.Fingerprint) > 0 {
-		m["fingerprint"] = "sha256:" + hex.EncodeToString(q.Fingerprint)
+		m["fingerprint"] = audit.Fingerprint(q.Fingerprint)
 	}
 	if !q.Since.IsZero() {
 		m["since"] = q.Since.UTC().Format(time.RFC3339Nano)

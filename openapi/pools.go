@@ -2,9 +2,9 @@ package openapi
 
 import (
 	"context"
-	"encoding/hex"
 	"time"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 )
 
@@ -86,7 +86,7 @@ func (s *server) ChangePoolKey(ctx context.Context, r ChangePoolKeyRequestObject
 func poolKey(k broker.PoolKey) PoolKey {
 	out := PoolKey{
 		Name: k.Name, State: PoolKeyState(k.State), Reason: k.Why, Source: Reference, Scopes: k.Scopes, Labels: k.Labels,
-		VendorID: k.VendorID, Fingerprint: fingerprint(k.Fingerprint), ChangedAt: k.ChangedAt, Refusals: k.Strikes,
+		VendorID: k.VendorID, Fingerprint: audit.Fingerprint(k.Fingerprint), ChangedAt: k.ChangedAt, Refusals: k.Strikes,
 		Seats: k.Seats, BackAt: k.BackAt,
 	}
 	if k.Sealed {
@@ -94,16 +94,9 @@ func poolKey(k broker.PoolKey) PoolKey {
 	}
 	if r := k.Rotation; r != nil {
 		out.Rotation = Rotation{
-			ID: r.ID, OldFingerprint: fingerprint(r.OldFingerprint), NewFingerprint: fingerprint(r.NewFingerprint),
+			ID: r.ID, OldFingerprint: audit.Fingerprint(r.OldFingerprint), NewFingerprint: audit.Fingerprint(r.NewFingerprint),
 			StartedAt: r.StartedAt, Deadline: r.Deadline, Holders: r.Holders, Moved: r.Moved,
 		}
 	}
 	return out
-}
-
-func fingerprint(sum []byte) string {
-	if sum == nil {
-		return ""
-	}
-	return "sha256:" + hex.EncodeToString(sum)
 }

@@ -3,12 +3,11 @@ package openapi
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"strconv"
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/broker"
 )
@@ -51,8 +50,7 @@ func (s *server) ProveAuditInclusion(ctx context.Context, r ProveAuditInclusionR
 	in, err := t.Include(ctx, id, value(r.Params.Index), value(r.Params.TreeSize))
 	if err != nil {
 		if id != "" { // it may be a secret that somebody found and looks for
-			sum := sha256.Sum256([]byte(id))
-			id = "sha256:" + hex.EncodeToString(sum[:])
+			id = audit.Hashed(id)
 		}
 		if e := s.Broker.AuditRead(ctx, caller, asked(id, value(r.Params.Index))); e != nil {
 			return nil, e

@@ -194,7 +194,7 @@ func (c *console) csv(w http.ResponseWriter, r *http.Request, s *session) {
 			number(e.Version), e.VersionID, e.State, rfc(e.ExpiresAt), strings.Join(e.UpstreamIDs, " "), e.Fingerprint, e.Cause, e.Reason,
 			e.Code, e.faults(), e.Revocation.Result, rfc(e.Revocation.EffectiveAt), e.Revocation.Basis, e.trace(), e.RequestID, e.ID}
 		for i := range row {
-			row[i] = harmless(row[i])
+			row[i] = audit.CSVText(row[i])
 		}
 		_ = out.Write(row)
 	}
@@ -213,12 +213,4 @@ func rfc(t time.Time) string {
 		return ""
 	}
 	return t.UTC().Format(time.RFC3339Nano)
-}
-
-// harmless keeps a spreadsheet from taking a caller's words for a formula.
-func harmless(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
-		return "'" + s
-	}
-	return s
 }

@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"encoding/hex"
 	"net/http"
 	"net/url"
 	"time"
@@ -58,9 +57,7 @@ func (c *console) versions(ctx context.Context, list []broker.Credential, q audi
 	out := make([]version, len(list))
 	for i, cr := range list {
 		out[i] = version{Credential: cr, Verdict: judge(cr.Version, now), Asked: at[string(cr.Version.ID)]}
-		if len(cr.Version.Fingerprint) > 0 {
-			out[i].Fingerprint = "sha256:" + hex.EncodeToString(cr.Version.Fingerprint)
-		}
+		out[i].Fingerprint = audit.Fingerprint(cr.Version.Fingerprint)
 	}
 	for i := range out[:max(len(out)-1, 0)] {
 		before := out[i+1]

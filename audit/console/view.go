@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 )
 
@@ -124,8 +125,7 @@ func asked(page string, known bool, fields map[string]string) map[string]string 
 	}
 	for k, v := range m {
 		if v != "" && !known {
-			sum := sha256.Sum256([]byte(v))
-			m[k] = "sha256:" + hex.EncodeToString(sum[:])
+			m[k] = audit.Hashed(v)
 		}
 	}
 	m["console"] = page

@@ -121,7 +121,7 @@ func askAPI(ctx context.Context, api *client.ClientWithResponses, q audit.TraceQ
 		p.UpstreamID = &q.Name
 	}
 	if q.Fingerprint != nil {
-		p.Fingerprint = new("sha256:" + hex.EncodeToString(q.Fingerprint))
+		p.Fingerprint = new(audit.Fingerprint(q.Fingerprint))
 	}
 	if !q.At.IsZero() {
 		p.At = &q.At

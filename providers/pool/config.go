@@ -105,10 +105,8 @@ func (c Config) Check() []broker.Fault {
 		if names[k.Name] {
 			add(at+".name", "stands twice")
 		}
-		if err := resolve.CheckRef(string(k.Value)); err != nil {
+		if err := c.Stores.CheckRef(string(k.Value)); err != nil {
 			add(at+".value", "%v", err)
-		} else if strings.HasPrefix(string(k.Value), "vault:") && c.Stores.Vault.Address == "" {
-			add(at+".value", "needs stores.vault.address")
 		} else if values[k.Value] {
 			add(at+".value", "is another key's too: one key has one holder")
 		}

@@ -8,6 +8,7 @@ package pool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,10 +51,10 @@ func New(cfg Config, deps Deps) (*Provider, error) {
 	if cfg.Env == "" {
 		cfg.Env = "API_KEY"
 	}
-	orDefault(&cfg.MaxHolders, 1)
-	orDefault(&cfg.MaxRefusals, defaultRefusals)
-	orDefault(&cfg.Deadline, broker.DefaultDeadline)
-	orDefault(&cfg.CheckEvery, defaultCheck)
+	cfg.MaxHolders = cmp.Or(cfg.MaxHolders, 1)
+	cfg.MaxRefusals = cmp.Or(cfg.MaxRefusals, defaultRefusals)
+	cfg.Deadline = cmp.Or(cfg.Deadline, broker.DefaultDeadline)
+	cfg.CheckEvery = cmp.Or(cfg.CheckEvery, defaultCheck)
 	stores, err := resolve.New(cfg.Stores, resolve.Wire{Clock: deps.Clock})
 	if err != nil {
 		return nil, err
@@ -66,12 +67,6 @@ func New(cfg Config, deps Deps) (*Provider, error) {
 		}
 	}
 	return p, nil
-}
-
-func orDefault[T ~int | ~int64](v *T, d T) {
-	if *v == 0 {
-		*v = d
-	}
 }
 
 // Capabilities implements broker.Provider.

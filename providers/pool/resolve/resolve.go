@@ -55,9 +55,12 @@ func (c Config) Check() []broker.Fault {
 	return f
 }
 
-// CheckRef tells what is wrong with a reference's form; it reads nothing.
-func CheckRef(ref string) error {
-	_, err := parse(ref)
+// CheckRef tells what is wrong with a reference's form, or that its store is not configured. It does no I/O.
+func (c Config) CheckRef(ref string) error {
+	p, err := parse(ref)
+	if err == nil && p.kind == "vault" && c.Vault.Address == "" {
+		return errors.New("a vault: reference needs the address of a Vault in the configuration")
+	}
 	return err
 }
 
@@ -72,6 +75,7 @@ type store interface {
 
 // Resolver reads references. It is safe for concurrent use.
 type Resolver struct {
+	cfg   Config
 	vault *vault // nil: not configured
 	aws   *awsStore
 	gcp   *gcpStore
@@ -83,7 +87,7 @@ func New(cfg Config, reach Wire) (*Resolver, error) {
 		return nil, errors.New("resolve: " + found[0].Pointer + " " + found[0].Reason)
 	}
 	w := newWire(reach.Client, reach.Clock)
-	r := &Resolver{aws: newAWS(cfg.AWS, w), gcp: newGCP(cfg.GCP, w)}
+	r := &Resolver{cfg: cfg, aws: newAWS(cfg.AWS, w), gcp: newGCP(cfg.GCP, w)}
 	if cfg.Vault.Address != "" {
 		var err error
 		if r.vault, err = newVault(cfg.Vault, w); err != nil {
@@ -149,13 +153,7 @@ func checkVaultName(p parsed) error {
 }
 
 // Check tells what is wrong with a reference's form, or that its store is not configured. It does no I/O.
-func (r *Resolver) Check(ref string) error {
-	p, err := parse(ref)
-	if err == nil && p.kind == "vault" && r.vault == nil {
-		return errors.New("a vault: reference needs the address of a Vault in the configuration")
-	}
-	return err
-}
+func (r *Resolver) Check(ref string) error { return r.cfg.CheckRef(ref) }
 
 // Resolve reads the present value, and its version where the store has versions. It asks once and retries nothing.
 func (r *Resolver) Resolve(ctx context.Context, ref string) (broker.Secret, string, error) {
