@@ -87,13 +87,14 @@ type Server struct {
 	closed  chan struct{}
 	closing sync.Once
 
-	mu          sync.RWMutex
-	userPolicy  *iampolicy.Document
-	roles       map[string]*role          // by name
-	managed     map[string]*managedPolicy // by ARN
-	sessions    map[string]*session
-	buckets     map[string]map[string]object
-	assumeCalls int
+	mu           sync.RWMutex
+	userPolicy   *iampolicy.Document
+	roles        map[string]*role          // by name
+	managed      map[string]*managedPolicy // by ARN
+	sessions     map[string]*session
+	sessionsLeft int // when old ones were last forgotten
+	buckets      map[string]map[string]object
+	assumeCalls  int
 	// webIdentities are by the SHA-256 of their token.
 	webIdentities map[[sha256.Size]byte]WebIdentity
 }

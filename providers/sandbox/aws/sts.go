@@ -187,8 +187,10 @@ const (
 	sessionsKeptFor = 24 * time.Hour
 )
 
+// forgetOldSessions looks through all of them only when there are twice as many as it left the last time: else each new
+// session would cost as much as there are.
 func (s *Server) forgetOldSessions(now time.Time) {
-	if len(s.sessions) < sessionsKept {
+	if len(s.sessions) < max(sessionsKept, s.sessionsLeft*2) {
 		return
 	}
 	for id, ses := range s.sessions {
@@ -196,4 +198,5 @@ func (s *Server) forgetOldSessions(now time.Time) {
 			delete(s.sessions, id)
 		}
 	}
+	s.sessionsLeft = len(s.sessions)
 }
