@@ -75,7 +75,7 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 	held, err := l.ledger(ctx, ids, now)
 	t := Traced{Held: []Held{}, More: more}
 	for _, h := range held {
-		if !h.bears(q.Name) || !q.At.IsZero() && !h.usable(q.At) {
+		if !h.bears(q.Name) || !q.At.IsZero() && !h.Usable(q.At) {
 			continue
 		}
 		if len(t.Held) == q.Limit {
@@ -181,8 +181,8 @@ func (l *Log) story(ctx context.Context, h *Held) ([]json.RawMessage, error) {
 	return events, err
 }
 
-// usable tells whether the version may have been used at a time, as far as is known.
-func (h Held) usable(at time.Time) bool {
+// Usable tells whether the version may have been used at a time, as far as is known, five minutes more or less.
+func (h Held) Usable(at time.Time) bool {
 	if at.Before(h.IssuedAt.Add(-clocksApart)) {
 		return false
 	}

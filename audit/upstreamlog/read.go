@@ -1,5 +1,5 @@
-// Package upstreamlog reads what upstreams write of the calls that they got: CloudTrail's records and Stripe's request
-// log. It decides which names in a line may be a credential's, and refuses to know whose they are: package audit does.
+// Package upstreamlog reads what upstreams write of the calls that they got: CloudTrail's records, Google's Cloud Audit
+// Logs and Stripe's request log. It decides which names in a line may be a credential's, and refuses to know whose they are: package audit does.
 //
 // A file is read one line or record at a time, however long it is; a record of more than MaxRecord bytes is an error.
 package upstreamlog
@@ -30,7 +30,7 @@ type Line struct {
 	Fingerprint []byte // SHA-256, where the line bears a whole secret: it is looked for by this, and goes nowhere
 }
 
-// decode reads JSON values one after another, or the elements of {"Records":[…]}, gzipped or not.
+// decode reads JSON values one after another, or the elements of a list or of {"Records":[…]}, gzipped or not.
 func decode[T any](r io.Reader, line func(T) Line) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		fail := func(n int, err error) { yield(Line{}, fmt.Errorf("record %d: %w", n, err)) }
@@ -41,18 +41,17 @@ func decode[T any](r io.Reader, line func(T) Line) iter.Seq2[Line, error] {
 		}
 		bound := &bounded{r: plain}
 		source := bufio.NewReaderSize(bound, 64<<10)
-		inside, err := opened(source)
+		before, err := opened(source)
 		if err != nil {
 			fail(1, err)
 			return
 		}
 		d := json.NewDecoder(source)
-		if inside {
-			for range 3 { // { "Records" [
-				if _, err := d.Token(); err != nil {
-					fail(1, errNotJSON)
-					return
-				}
+		inside := before > 0
+		for range before {
+			if _, err := d.Token(); err != nil {
+				fail(1, errNotJSON)
+				return
 			}
 		}
 		for n := 1; ; n++ {
@@ -87,13 +86,18 @@ var (
 	records    = regexp.MustCompile(`^\s*\{\s*"Records"\s*:\s*\[`)
 )
 
-// opened tells whether what follows is one value that holds all records.
-func opened(r *bufio.Reader) (bool, error) {
+// opened counts the tokens before the first of several records in one value; 0: each record is a value by itself.
+func opened(r *bufio.Reader) (tokens int, err error) {
 	head, err := r.Peek(512)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return 0, err
+	case records.Match(head):
+		return len([]string{"{", "Records", "["}), nil
+	case bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("[")):
+		return 1, nil
 	}
-	return records.Match(head), nil
+	return 0, nil
 }
 
 func unzipped(r io.Reader) (io.Reader, error) {

@@ -76,6 +76,41 @@ func TestCloudTrail(t *testing.T) {
 	}
 }
 
+const googleCall = `{"timestamp":"2026-03-01T12:00:00.123456Z","protoPayload":{"@type":"type.googleapis.com/google.cloud.audit.AuditLog",
+	"serviceName":"storage.googleapis.com","methodName":"storage.objects.get","status":{"code":7,"message":"C4n4ry"},"authenticationInfo":{
+	"principalEmail":"agent-1@p.iam.gserviceaccount.com","principalSubject":"serviceAccount:agent-1@p.iam.gserviceaccount.com",
+	"serviceAccountKeyName":"//iam.googleapis.com/projects/p/serviceAccounts/agent-1@p.iam.gserviceaccount.com/keys/abc123"}}}`
+
+const googleMint = `{"timestamp":"2026-03-01T11:00:00Z","protoPayload":{"serviceName":"iamcredentials.googleapis.com","methodName":"GenerateAccessToken",
+	"authenticationInfo":{"principalEmail":"broker@p.iam.gserviceaccount.com"},"requestMetadata":{"requestAttributes":{"reason":"abcdefghijklmnop"}}}}`
+
+func TestCloudAudit(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]io.Reader{
+		"a sink's": gzipped(googleCall + "\n" + googleMint + "\n"), "gcloud's": strings.NewReader("[\n" + googleCall + ",\n" + googleMint + "\n]\n"),
+	} {
+		list, err := read(t, upstreamlog.CloudAudit(r))
+		if err != nil || len(list) != 2 {
+			t.Fatalf("%s: %d, %v", name, len(list), err)
+		}
+		want := upstreamlog.Line{At: list[0].At, What: "storage.googleapis.com storage.objects.get (refused)", Names: []string{
+			"//iam.googleapis.com/projects/p/serviceAccounts/agent-1@p.iam.gserviceaccount.com/keys/abc123",
+			"agent-1@p.iam.gserviceaccount.com", "serviceAccount:agent-1@p.iam.gserviceaccount.com",
+		}}
+		if diff := cmp.Diff(want, list[0]); diff != "" || list[0].At.Format("15:04:05.000000") != "12:00:00.123456" {
+			t.Errorf("%s: %s %s", name, diff, list[0].At)
+		}
+		if l := list[1]; l.Names[0] != "abcdefghijklmnop" {
+			t.Errorf("%s: a call of the broker's own is about the version: %+v", name, l)
+		}
+	}
+	for name, text := range map[string]string{"a list cut off": "[" + googleCall, "no time": `{"timestamp":"C4n4ry"}`} {
+		if _, err := read(t, upstreamlog.CloudAudit(strings.NewReader(text))); err == nil || strings.Contains(err.Error(), "C4n4ry") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestStripe(t *testing.T) {
 	t.Parallel()
 	const secret = "rk_live_0123456789abcdefghijABCDEFGHIJ"

@@ -26,27 +26,47 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 			return errors.Join(err, out.Flush()) // what was read before stands
 		}
 		all++
-		h, n, err := asked.holder(e.ctx, line)
+		w, err := asked.whose(e.ctx, line)
 		if err != nil {
 			return errors.Join(fmt.Errorf("record %d: %w", all, err), out.Flush())
 		}
-		at, whose := "-", "unknown here"
+		at := "-"
 		if !line.At.IsZero() {
 			at = stampOf(line.At)
 		}
-		if n > 0 {
+		if len(w.held) > 0 {
 			ours++
-			whose = fmt.Sprintf("task %s, agent %s, %s version %d (%s)", h.TaskID, h.AgentID, h.CredentialID, h.Version, h.State)
 		}
-		if n > 1 {
-			whose += fmt.Sprintf(" or one of %d others", n-1)
-		}
-		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), whose); err != nil {
+		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), w.words(line.At)); err != nil {
 			return err
 		}
 	}
 	_, _ = fmt.Fprintf(out, "%d of %d are of tasks here\n", ours, all)
 	return out.Flush()
+}
+
+// whose is what a line's names lead to.
+type whose struct {
+	held []audit.Held // who may have made the call
+	ever bool         // somebody had the name, then or at another time
+}
+
+func (w whose) words(at time.Time) string {
+	switch {
+	case len(w.held) == 0 && w.ever:
+		return "nobody here had it then"
+	case len(w.held) == 0:
+		return "unknown here"
+	}
+	h := w.held[0]
+	text := fmt.Sprintf("task %s, agent %s, %s version %d (%s)", h.TaskID, h.AgentID, h.CredentialID, h.Version, h.State)
+	switch others := len(w.held) - 1; {
+	case others > 0:
+		text += fmt.Sprintf(" or one of %d others", others)
+	case !at.IsZero() && !h.Usable(at):
+		text += ", outside its time" // a dead session that is tried again is still the task's
+	}
+	return text
 }
 
 // answers remembers what was found for a name.
@@ -55,8 +75,8 @@ type answers struct {
 	known map[string]audit.Traced
 }
 
-// holder is who may have made the call, and of how many it could have been.
-func (a *answers) holder(ctx context.Context, line upstreamlog.Line) (h audit.Held, n int, err error) {
+// whose goes by the surest name that leads to somebody.
+func (a *answers) whose(ctx context.Context, line upstreamlog.Line) (w whose, err error) {
 	queries := make([]audit.TraceQuery, 0, len(line.Names)+1)
 	for _, name := range line.Names {
 		queries = append(queries, audit.TraceQuery{Name: name})
@@ -65,26 +85,22 @@ func (a *answers) holder(ctx context.Context, line upstreamlog.Line) (h audit.He
 		queries = append(queries, audit.TraceQuery{Fingerprint: line.Fingerprint})
 	}
 	for _, q := range queries {
-		t, err := a.ask(ctx, q, line.At)
-		if err != nil {
-			return h, 0, err
-		}
-		if len(t.Held) > 0 {
-			return t.Held[0], len(t.Held), nil
+		if err := a.ask(ctx, q, line.At, &w); err != nil || len(w.held) > 0 {
+			return w, err
 		}
 	}
-	return h, 0, nil
+	return w, nil
 }
 
 // ask keeps names that one version bore; of one that many had, it matters when.
-func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time) (audit.Traced, error) {
+func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time, w *whose) error {
 	key := q.Name + "\x00" + hex.EncodeToString(q.Fingerprint)
 	q.Limit = 2
 	t, ok := a.known[key]
 	if !ok {
 		var err error
 		if t, err = a.trace(ctx, q); err != nil {
-			return t, err
+			return err
 		}
 		for i := range t.Held {
 			t.Held[i].Events = nil
@@ -94,11 +110,14 @@ func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time) (au
 		}
 		a.known[key] = t
 	}
+	w.held, w.ever = t.Held, w.ever || len(t.Held) > 0
 	if len(t.Held) < 2 || at.IsZero() {
-		return t, nil
+		return nil
 	}
 	q.At, q.Limit = at, 10
-	return a.trace(ctx, q)
+	then, err := a.trace(ctx, q)
+	w.held = then.Held
+	return err
 }
 
 // plain has nothing in it that a terminal would obey.

@@ -27,18 +27,19 @@ type auditTraceCmd struct {
 	Value      string    `arg:"" optional:"" help:"An access key id, AROA…:session, a session's ARN or name, a service account, a key's id, POOL/KEY, or sha256:… of a secret."`
 	At         time.Time `help:"When it was used (RFC 3339): for a name that many had one after the other."`
 	Cloudtrail string    `type:"existingfile" help:"CloudTrail records, {\"Records\":[…]} or one a line, gzipped or not: each is joined to its task."`
+	CloudAudit string    `type:"existingfile" help:"Google's Cloud Audit Logs, one entry a line or a list, gzipped or not: each is joined to its task."`
 	Stripe     string    `type:"existingfile" help:"Lines of Stripe's request log, one JSON object each: each is joined to its task."`
 }
 
 func (c *auditTraceCmd) Run(e *env) error {
 	given := 0
-	for _, v := range []string{c.Value, c.Cloudtrail, c.Stripe} {
+	for _, v := range []string{c.Value, c.Cloudtrail, c.CloudAudit, c.Stripe} {
 		if v != "" {
 			given++
 		}
 	}
 	if given != 1 {
-		return errors.New("give one of: a value, --cloudtrail FILE, --stripe FILE")
+		return errors.New("give one of: a value, --cloudtrail FILE, --cloud-audit FILE, --stripe FILE")
 	}
 	trace, done, err := c.tracer(e.ctx)
 	if err != nil {
@@ -48,6 +49,8 @@ func (c *auditTraceCmd) Run(e *env) error {
 	switch {
 	case c.Cloudtrail != "":
 		return joinFile(e, c.Cloudtrail, upstreamlog.CloudTrail, trace)
+	case c.CloudAudit != "":
+		return joinFile(e, c.CloudAudit, upstreamlog.CloudAudit, trace)
 	case c.Stripe != "":
 		return joinFile(e, c.Stripe, upstreamlog.Stripe, trace)
 	}

@@ -46,7 +46,7 @@ func TestAuditTraceFromTheCommandLine(t *testing.T) {
 		}
 		file := writeFile(t, t.TempDir(), "trail.json", `{"Records":[`+line("ASIANOBODY")+","+line(issued.Trace["access_key_id"])+","+line(name)+`]}`)
 		if r = must(t, append([]string{"audit", "trace", "--cloudtrail", file}, how...)...); strings.Contains(r.stdout, "\x1b") ||
-			!strings.Contains(r.stdout, "→ unknown here\n") || !strings.Contains(r.stdout, ", "+issued.ID+" version 1 (active)\n") {
+			!strings.Contains(r.stdout, "→ unknown here\n") || !strings.Contains(r.stdout, ", "+issued.ID+" version 1 (active), outside its time\n") {
 			t.Errorf("%v: %s", how, r.stdout)
 		}
 		file = writeFile(t, t.TempDir(), "stripe.json", fmt.Sprintf(`{"created":%d,"method":"GET","path":"/v1/x","key_id":%q}`, 4102444800, name)+"\n{\"method\":\"GET\"}\n")

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,5 +94,53 @@ func TestUsableAfterIsAnswered(t *testing.T) {
 	found, err := api.GetCredentialWithResponse(t.Context(), fresh.ID)
 	if err != nil || found.JSON200 == nil || !found.JSON200.UsableAfter.Equal(fresh.UsableAfter) {
 		t.Errorf("%v, %s", err, found.Body)
+	}
+}
+
+// What Google's own log says of a call leads to the task: by the account's email and the time, where one task had it then;
+// by the version's id, which the broker's calls bear as their reason; never by an email that several had at that time.
+func TestGooglesLogLeadsToTheTask(t *testing.T) {
+	t.Parallel()
+	s := googleStack(t)
+	var issued []*client.IssuedCredential
+	for _, ask := range []client.IssueRequest{
+		{TaskID: demoTask, AgentID: demoAgent, Profile: "gcp-demo", Scopes: []string{"read:content"}},
+		{TaskID: demoTask, AgentID: demoAgent, Profile: "gcp-token", Scopes: []string{"read:content"}},
+		{TaskID: otherTask, AgentID: demoAgent, Profile: "gcp-token", Scopes: []string{"read:content"}},
+	} {
+		one, err := s.issue(t.Context(), ask)
+		if err != nil {
+			t.Fatal(err)
+		}
+		issued = append(issued, one)
+	}
+	entry := func(at time.Time, rest string) string {
+		return fmt.Sprintf(`{"timestamp":%q,"protoPayload":{"serviceName":"storage.googleapis.com","methodName":"storage.objects.get",%s}}`, at.UTC().Format(time.RFC3339Nano), rest)
+	}
+	by := func(c *client.IssuedCredential) string {
+		return fmt.Sprintf(`"authenticationInfo":{"principalEmail":%q}`, c.Trace["service_account"])
+	}
+	now := time.Now()
+	file := writeFile(t, t.TempDir(), "audit.json", "["+strings.Join([]string{
+		entry(now, by(issued[0])),
+		entry(now.Add(-time.Hour), by(issued[0])), // before anybody had it
+		entry(now, fmt.Sprintf(`"authenticationInfo":{"principalEmail":"broker@x.iam.gserviceaccount.com"},"requestMetadata":{"requestAttributes":{"reason":%q}}`, issued[2].Trace["request_reason"])),
+		entry(now, by(issued[1])),
+		entry(now.Add(-time.Hour), by(issued[1])),
+	}, ",\n")+"]")
+	token := writeFile(t, t.TempDir(), "token", s.stack.Tokens["auditor"].Reveal())
+	r := must(t, "audit", "trace", "--cloud-audit", file, "--url", s.stack.BaseURL, "--token-file", token)
+	lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
+	want := []string{
+		"task " + demoTask + ", agent " + demoAgent + ", " + issued[0].ID + " version 1 (active)", issued[0].ID + " version 1 (active), outside its time",
+		"task " + otherTask + ", agent " + demoAgent + ", " + issued[2].ID + " version 1 (active)", " or one of 1 others", "nobody here had it then", "4 of 5 are of tasks here",
+	}
+	if len(lines) != len(want) {
+		t.Fatal(r.stdout)
+	}
+	for i := range want {
+		if !strings.HasSuffix(lines[i], want[i]) {
+			t.Errorf("line %d is %q, want …%q", i+1, lines[i], want[i])
+		}
 	}
 }
