@@ -36,8 +36,8 @@ func CSVRow(body []byte) ([]string, error) {
 	}
 	row := []string{
 		r.ID, r.At, string(r.Type), r.Caller.Name, string(r.Caller.Role), r.Caller.Auth, r.Caller.Addr, r.RequestID, r.TraceID, r.TaskID, r.ParentTaskID, r.AgentID,
-		r.Profile, r.Provider, cell(r.Requested, len(r.Requested)), cell(r.Scopes, len(r.Scopes)), ttl, r.CredentialID, version, r.VersionID, string(r.State), r.ExpiresAt,
-		r.Upstream, cell(r.UpstreamIDs, len(r.UpstreamIDs)), cell(r.Trace, len(r.Trace)), r.Fingerprint, string(r.Cause), r.Reason, string(r.Code), cell(r.Reasons, len(r.Reasons)),
+		r.Profile, r.Provider, CSVCell(r.Requested, len(r.Requested)), CSVCell(r.Scopes, len(r.Scopes)), ttl, r.CredentialID, version, r.VersionID, string(r.State), r.ExpiresAt,
+		r.Upstream, CSVCell(r.UpstreamIDs, len(r.UpstreamIDs)), CSVCell(r.Trace, len(r.Trace)), r.Fingerprint, string(r.Cause), r.Reason, string(r.Code), CSVCell(r.Reasons, len(r.Reasons)),
 		string(revocation.Result), revocation.EffectiveAt, revocation.Basis,
 	}
 	for i, c := range row {
@@ -54,7 +54,8 @@ func CSVText(text string) string {
 	return text
 }
 
-func cell(v any, n int) string {
+// CSVCell is a list or a map of n as a cell: JSON, or nothing for none.
+func CSVCell(v any, n int) string {
 	if n == 0 {
 		return ""
 	}

@@ -25,6 +25,18 @@ type ending struct {
 	selfExpires, unclaimed bool
 }
 
+// LifeOf is the answer for a version that the ledger has.
+func LifeOf(v broker.Version, now time.Time) Life {
+	e := ending{
+		state: string(v.State), result: string(v.Revocation.Result), basis: v.Revocation.Basis,
+		expiresAt: v.ExpiresAt.UTC(), selfExpires: v.SelfExpires, unclaimed: v.Unclaimed,
+	}
+	if at := v.Revocation.EffectiveAt; !at.IsZero() {
+		e.effectiveAt = &at
+	}
+	return e.life(now)
+}
+
 // life is the answer at a time. The words of How beside a revocation's basis: never_made, not_yet_made, self_expires,
 // being_minted, active, overdue, lost, being_revoked, stuck, released.
 func (e ending) life(now time.Time) Life {

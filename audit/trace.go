@@ -47,7 +47,7 @@ type Held struct {
 
 // TraceQuery is what was found, and when it was used.
 type TraceQuery struct {
-	Name        string    // from the upstream's log, in one of the forms that it writes
+	Name        string    // from the upstream's log, in one of the forms that it writes; or a credential's id
 	Fingerprint []byte    // SHA-256 of a secret, in place of a name
 	At          time.Time // zero: any time. Else only what may have been usable then.
 	Limit       int       // versions; 1 to MaxTraced; zero: 20
@@ -93,6 +93,9 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 // versionsOf lists the ids of the versions that events with the name are about, the newest first.
 func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more bool, err error) {
 	query := Query{UpstreamID: searched(q.Name), Fingerprint: q.Fingerprint}
+	if strings.HasPrefix(q.Name, "crd_") {
+		query.CredentialID, query.UpstreamID = q.Name, ""
+	}
 	if !q.At.IsZero() { // it was minted before it was used
 		query.Until = q.At.Add(clocksApart)
 	}

@@ -37,7 +37,7 @@ func TestTraceOfASession(t *testing.T) {
 	c := a.issue("t")
 	token := c.Secret.Fields["session_token"]
 	sum := sha256.Sum256([]byte(token))
-	names := map[string]string{"fingerprint": "sha256:" + hex.EncodeToString(sum[:])}
+	names := map[string]string{"fingerprint": "sha256:" + hex.EncodeToString(sum[:]), "the credential": c.ID}
 	for _, key := range []string{"access_key_id", "role_session_name", "source_identity", "assumed_role_id", "assumed_role_arn"} {
 		if c.Trace[key] == "" {
 			t.Fatalf("the sandbox tells no %s: %v", key, c.Trace)

@@ -24,7 +24,7 @@ type auditTraceCmd struct {
 	URL        string    `name:"url" env:"TASKPASS_URL" help:"https://… of a broker: it is asked, and the question is on the record. Without it, the database."`
 	Token      string    `env:"TASKPASS_TOKEN" help:"An auditor's token, for --url."`
 	TokenFile  string    `type:"path" help:"A file that holds it."`
-	Value      string    `arg:"" optional:"" help:"An access key id, AROA…:session, a session's ARN or name, a service account, a key's id, POOL/KEY, or sha256:… of a secret."`
+	Value      string    `arg:"" optional:"" help:"An access key id, AROA…:session, a session's ARN or name, a service account, a key's id, POOL/KEY, a credential's crd_…, or sha256:… of a secret."`
 	At         time.Time `help:"When it was used (RFC 3339): for a name that many had one after the other."`
 	Cloudtrail string    `type:"existingfile" help:"CloudTrail records, {\"Records\":[…]} or one a line, gzipped or not: each is joined to its task."`
 	CloudAudit string    `type:"existingfile" help:"Google's Cloud Audit Logs, one entry a line or a list, gzipped or not: each is joined to its task."`

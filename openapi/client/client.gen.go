@@ -1150,7 +1150,8 @@ type ClientInterface interface {
 	// TraceAudit Whose an upstream name or a secret is, for auditors and operators
 	//
 	// Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
-	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
+	// or a credential's id, `crd_…`.
 	// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
 	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
 	// recorded.
@@ -1512,7 +1513,8 @@ func (c *Client) GetAuditTile(ctx context.Context, level int, number int64, reqE
 // TraceAudit Whose an upstream name or a secret is, for auditors and operators
 //
 // Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
-// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
+// or a credential's id, `crd_…`.
 // A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
 // been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
 // recorded.
@@ -3548,7 +3550,8 @@ type ClientWithResponsesInterface interface {
 	// TraceAuditWithResponse Whose an upstream name or a secret is, for auditors and operators
 	//
 	// Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
-	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
+	// or a credential's id, `crd_…`.
 	// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
 	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
 	// recorded.
@@ -5195,7 +5198,8 @@ func (c *ClientWithResponses) GetAuditTileWithResponse(ctx context.Context, leve
 // TraceAuditWithResponse Whose an upstream name or a secret is, for auditors and operators
 //
 // Give `upstream_id` or `fingerprint`. A name may be as the upstream's log writes it: an access key id, an assumed-role
-// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key.
+// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
+// or a credential's id, `crd_…`.
 // A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
 // been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
 // recorded.
