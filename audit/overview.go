@@ -36,13 +36,3 @@ func (l *Log) Refusals(ctx context.Context, since time.Time, width time.Duration
 	})
 	return list, total <= MaxRefusals, err
 }
-
-// Fingerprinted lists the credentials of which a version's secret has that SHA-256, at most limit.
-func (l *Log) Fingerprinted(ctx context.Context, sha256 []byte, limit int) ([]broker.CredentialID, error) {
-	rows, err := l.pool.Query(ctx, `SELECT DISTINCT credential_id FROM (
-		SELECT credential_id FROM events WHERE fingerprint = $1 AND credential_id <> '' LIMIT 1000) found ORDER BY 1 DESC LIMIT $2`, sha256, limit)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[broker.CredentialID])
-}

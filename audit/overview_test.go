@@ -1,7 +1,6 @@
 package audit_test
 
 import (
-	"bytes"
 	"fmt"
 	"testing"
 	"time"
@@ -51,23 +50,5 @@ func TestRefusalsAreBounded(t *testing.T) {
 	list, complete, err := audit.NewLog(s.Pool()).Refusals(t.Context(), now.Add(-time.Hour), 24*time.Hour)
 	if err != nil || complete || len(list) != 1 || list[0].N != audit.MaxRefusals+1 {
 		t.Errorf("%v, complete %v, %v", list, complete, err)
-	}
-}
-
-func TestFingerprinted(t *testing.T) {
-	t.Parallel()
-	s := newStore(t)
-	sum := bytes.Repeat([]byte{7}, 32)
-	event := func(id broker.CredentialID, sum []byte) broker.Event {
-		return broker.Event{ID: broker.NewEventID(), At: time.Now(), Type: broker.EventIssued, Credential: id, Fingerprint: sum, Caller: broker.Caller{Name: "x"}}
-	}
-	if err := s.Record(t.Context(), event("crd_1", sum), event("crd_1", sum), event("crd_2", sum), event("crd_3", bytes.Repeat([]byte{8}, 32)), event("", sum)); err != nil {
-		t.Fatal(err)
-	}
-	l := audit.NewLog(s.Pool())
-	for limit, want := range map[int]string{10: "[crd_2 crd_1]", 1: "[crd_2]"} {
-		if got, err := l.Fingerprinted(t.Context(), sum, limit); err != nil || fmt.Sprint(got) != want {
-			t.Errorf("%v, want %s, %v", got, want, err)
-		}
 	}
 }

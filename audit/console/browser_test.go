@@ -47,18 +47,19 @@ func TestBrowser(t *testing.T) {
 	b.Go("/")
 	b.Do(chromedp.SendKeys("#q", c.Trace["access_key_id"]+"\r", chromedp.ByQuery), chromedp.WaitVisible("section.card", chromedp.ByQuery))
 	b.Until(`location.pathname === "/console/trace"`)
-	if card := b.Text("section.card"); !strings.Contains(card, "research-1") || !strings.Contains(card, "agent-17") || !strings.Contains(card, "orch") || !strings.Contains(card, "Alive until") {
+	if card := b.Text("section.card"); !strings.Contains(card, "research-1") || !strings.Contains(card, "agent-17") || !strings.Contains(card, "orch") || !strings.Contains(card, "alive until") {
 		t.Errorf("the trace says %s", card)
 	}
 
 	b.Go("/console/events?agent_id=agent-17")
 	b.Until(`document.querySelector(".livestate").textContent.startsWith("Live")`)
 	// It is the same page throughout; what somebody unfolded stays so, and the focus stays where it was.
-	b.Do(chromedp.Evaluate(`window.same = true; document.querySelector("tbody details").open = true; document.querySelector("tbody a").focus()`, nil))
-	kept := browsertest.Eval[string](b, `document.querySelector("tbody details[open]").dataset.key + document.activeElement.href`)
+	b.Do(chromedp.Evaluate(`window.same = true; document.querySelector("tbody details").open = true;
+		document.querySelector("tbody tr:nth-child(2) td:nth-child(3) a").focus()`, nil)) // the row above has the same link
+	kept := browsertest.Eval[string](b, `document.querySelector("tbody details[open]").dataset.key + document.activeElement.closest("tr").id + document.activeElement.href`)
 	next := r.issue("aws", "research-3", "read")
 	b.Until(fmt.Sprintf(`[...document.querySelectorAll("tbody tr.fresh")].some((e) => e.textContent.includes(%q))`, next.ID))
-	if got := browsertest.Eval[string](b, `window.same && document.querySelector("tbody details[open]").dataset.key + document.activeElement.href`); got != kept {
+	if got := browsertest.Eval[string](b, `window.same && document.querySelector("tbody details[open]").dataset.key + document.activeElement.closest("tr").id + document.activeElement.href`); got != kept {
 		t.Errorf("after the new event came: %s, before %s", got, kept)
 	}
 	b.Shoot(filepath.Join(pictures, "live.png"), 1000)

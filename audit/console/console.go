@@ -19,7 +19,7 @@ import (
 type Record interface {
 	Find(ctx context.Context, q audit.Query) (audit.Page, error)
 	Refusals(ctx context.Context, since time.Time, width time.Duration) (list []audit.Refused, complete bool, err error)
-	Fingerprinted(ctx context.Context, sha256 []byte, limit int) ([]broker.CredentialID, error)
+	Trace(ctx context.Context, q audit.TraceQuery, now time.Time) (audit.Traced, error)
 }
 
 // Ledger is credentials with their versions. It is asked for callers who may read all.
@@ -135,7 +135,6 @@ func (c *console) routes() {
 	c.mux.HandleFunc("POST /console/signin", c.signIn)
 	c.mux.HandleFunc("POST /console/signout", c.signOut)
 	c.mux.HandleFunc("GET /console/static/{name}", c.serveAsset)
-	c.mux.HandleFunc("GET /console/events.csv", c.signedIn(c.csv))
 	for pattern, build := range map[string]build{
 		"GET /{$}":                 c.overview,
 		"GET /console/events":      c.events,

@@ -18,11 +18,17 @@ const (
 // version is one version as the pages show it.
 type version struct {
 	broker.Credential
+	Life        audit.Life
 	Verdict     verdict
 	Asked       time.Time // when its end was asked for; zero: it was not
 	Overlaps    time.Duration
 	With        int // the version before it, with which it overlapped
 	Fingerprint string
+}
+
+func versionOf(cr broker.Credential, now time.Time) version {
+	life := audit.LifeOf(cr.Version, now)
+	return version{Credential: cr, Life: life, Verdict: judge(cr.Version, life, now), Fingerprint: audit.Fingerprint(cr.Version.Fingerprint)}
 }
 
 // V is the version itself, for the templates: the credential's fields hide some of its names.
@@ -56,8 +62,8 @@ func (c *console) versions(ctx context.Context, list []broker.Credential, q audi
 	now := c.Clock()
 	out := make([]version, len(list))
 	for i, cr := range list {
-		out[i] = version{Credential: cr, Verdict: judge(cr.Version, now), Asked: at[string(cr.Version.ID)]}
-		out[i].Fingerprint = audit.Fingerprint(cr.Version.Fingerprint)
+		out[i] = versionOf(cr, now)
+		out[i].Asked = at[string(cr.Version.ID)]
 	}
 	for i := range out[:max(len(out)-1, 0)] {
 		before := out[i+1]
@@ -73,6 +79,26 @@ func (c *console) versions(ctx context.Context, list []broker.Credential, q audi
 		}
 	}
 	return out, nil
+}
+
+// span is the version as it is drawn.
+func (v version) span() span {
+	s := span{
+		Group: v.Profile, Key: string(v.ID), Number: v.Version.Number, State: string(v.Version.State), Verdict: v.Verdict,
+		From: v.Version.IssuedAt, To: v.Until(), Open: endless(v.Life), Planned: v.Version.ExpiresAt, Overlap: v.Overlaps, Asked: v.Asked,
+	}
+	if v.Version.State == broker.StateRevoked {
+		s.Done = v.Version.EndedAt
+	}
+	return s
+}
+
+func (c *console) line(list []version) timeline {
+	spans := make([]span, len(list))
+	for i, v := range list {
+		spans[i] = v.span()
+	}
+	return draw(spans, c.Clock(), time.Time{})
 }
 
 // taskPage is one task, whoever's.
@@ -106,12 +132,13 @@ func (c *console) task(ctx context.Context, r *http.Request) (view, error) {
 	}
 	found, _, err := c.find(ctx, q)
 	if err == nil {
-		p.Table, err = c.table(ctx, r, found, url.Values{"task_id": {id}}, pageSize)
+		p.Table, err = c.table(ctx, r, found)
 	}
 	p.Table.Caption = "The task's newest events"
-	p.Line = draw(p.Versions, c.Clock())
+	p.Line = c.line(p.Versions)
 	known := id != "" && len(p.Tasks)+len(found) > 0
-	v := view{Title: "Task " + id, Template: "task", Data: p, Asked: asked("task", known, map[string]string{"task_id": id})}
+	v := view{Title: "Task " + id, Template: "task", Data: p, Asked: asked("task", known, map[string]string{"task_id": id}),
+		Sheets: map[string]sheet{"versions": versionSheet(p.Versions), "events": eventSheet(found)}}
 	if !known {
 		v.Title, v.Template, v.Data = "Task", "nothing", nothing{"task", id}
 	} else if !p.Table.Marked {
@@ -155,10 +182,11 @@ func (c *console) credential(ctx context.Context, r *http.Request) (view, error)
 	}
 	found, _, err := c.find(ctx, q)
 	if err == nil {
-		p.Table, err = c.table(ctx, r, found, url.Values{"credential_id": {id}}, pageSize)
+		p.Table, err = c.table(ctx, r, found)
 	}
 	p.Table.Caption = "The credential's newest events"
-	p.Line = draw(p.Versions, c.Clock())
+	p.Line = c.line(p.Versions)
+	v.Sheets = map[string]sheet{"versions": versionSheet(p.Versions), "events": eventSheet(found)}
 	if v.Data = p; p.Table.Marked {
 		v.Pace = 0
 	}
@@ -190,14 +218,15 @@ func (c *console) credentials(ctx context.Context, r *http.Request) (view, error
 	now := c.Clock()
 	l := credentialList{Fields: fields}
 	for _, cr := range list {
-		l.Versions = append(l.Versions, version{Credential: cr, Verdict: judge(cr.Version, now)})
+		l.Versions = append(l.Versions, versionOf(cr, now))
 	}
 	if len(list) == listSize {
 		link := linkOf(fields)
 		link.Set("before", string(list[listSize-1].ID))
 		l.Next = "/console/credentials?" + link.Encode()
 	}
-	v := view{Title: "Credentials", Template: "credentials", Data: l, Asked: asked("credentials", len(list) > 0, fields)}
+	v := view{Title: "Credentials", Template: "credentials", Data: l, Asked: asked("credentials", len(list) > 0, fields),
+		Sheets: map[string]sheet{"credentials": credentialSheet(l.Versions)}}
 	if fields["before"] == "" {
 		v.Pace = 2
 	}

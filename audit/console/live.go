@@ -34,13 +34,13 @@ func (c *console) follow(w http.ResponseWriter, r *http.Request, v view, b build
 	defer over.Stop()
 	var sent []byte
 	for {
-		part, err := c.livePart(v)
+		part, err := c.drawn(v.Template+"-live", v)
 		if err != nil {
 			c.Logger.ErrorContext(r.Context(), "console: a live page cannot be drawn", "page", v.Template, "error", err)
 			return
 		}
 		if sent == nil || !bytes.Equal(part, sent) {
-			err = event(w, "page", part)
+			err = c.send(w, v, part)
 			sent = part
 		} else {
 			_, err = fmt.Fprint(w, ":\n\n") // that the client is gone shows when something is written
@@ -58,10 +58,13 @@ func (c *console) follow(w http.ResponseWriter, r *http.Request, v view, b build
 		case <-tick.C:
 		}
 		if _, err := c.session(r.Context(), r); err != nil {
-			_ = event(w, "gone", nil)
+			_ = event(w, "gone", "", nil)
 			return
 		}
-		if v, err = b(r.Context(), r); err != nil {
+		if v.Next != nil {
+			b = v.Next
+		}
+		if v, err = c.look(r, b); err != nil {
 			if r.Context().Err() == nil {
 				c.Logger.WarnContext(r.Context(), "console: a live page ended", "page", v.Template, "error", err)
 			}
@@ -70,16 +73,26 @@ func (c *console) follow(w http.ResponseWriter, r *http.Request, v view, b build
 	}
 }
 
-func (c *console) livePart(v view) ([]byte, error) {
-	var buf bytes.Buffer
-	err := c.pages.ExecuteTemplate(&buf, v.Template+"-live", v)
-	return buf.Bytes(), err
+// send sends a page's live part. What the browser is to remember is the event's id: it gives that back when it asks again
+// (Last-Event-ID), and there is no other way to tell it anything in mid-stream.
+func (c *console) send(w http.ResponseWriter, v view, part []byte) error {
+	if v.Seen == nil {
+		return event(w, "page", "", part)
+	}
+	id, err := c.seal(sealSeen, v.Seen)
+	if err != nil {
+		return err
+	}
+	return event(w, "page", id, part)
 }
 
 // event writes one server-sent event.
-func event(w http.ResponseWriter, name string, data []byte) error {
+func event(w http.ResponseWriter, name, id string, data []byte) error {
 	var buf bytes.Buffer
 	fmt.Fprintf(&buf, "event: %s\n", name)
+	if id != "" {
+		fmt.Fprintf(&buf, "id: %s\n", id)
+	}
 	for line := range bytes.Lines(append(bytes.ReplaceAll(data, []byte("\r"), nil), '\n')) {
 		buf.WriteString("data: ")
 		buf.Write(line)

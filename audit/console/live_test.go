@@ -21,14 +21,17 @@ type stream struct {
 	close  context.CancelFunc
 }
 
-type sent struct{ name, data string }
+type sent struct{ name, id, data string }
 
-func (v *visitor) follow(path string) stream {
+func (v *visitor) follow(path string, headers ...string) stream {
 	v.r.t.Helper()
 	ctx, cancel := context.WithCancel(v.r.t.Context())
 	v.r.t.Cleanup(cancel)
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, v.r.urls[0]+path, nil)
 	must(v.r.t, err)
+	for i := 0; i+1 < len(headers); i += 2 {
+		q.Header.Set(headers[i], headers[i+1])
+	}
 	answer, err := v.http.Do(q)
 	must(v.r.t, err)
 	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "text/event-stream" {
@@ -48,6 +51,8 @@ func (v *visitor) follow(path string) stream {
 			switch line = strings.TrimSuffix(line, "\n"); {
 			case strings.HasPrefix(line, "event: "):
 				e.name = line[7:]
+			case strings.HasPrefix(line, "id: "):
+				e.id = line[4:]
 			case strings.HasPrefix(line, "data: "):
 				e.data += line[6:] + "\n"
 			case line == "" && e.name != "":
@@ -75,6 +80,20 @@ func (s stream) next(t *testing.T) (sent, bool) {
 	}
 }
 
+// until reads on to an event of which that is true.
+func (s stream) until(t *testing.T, what string, is func(sent) bool) sent {
+	t.Helper()
+	for {
+		e, ok := s.next(t)
+		if !ok {
+			t.Fatalf("the stream ended before %s", what)
+		}
+		if is(e) {
+			return e
+		}
+	}
+}
+
 func TestLive(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -87,15 +106,7 @@ func TestLive(t *testing.T) {
 		if first.name != "page" || strings.Contains(first.data, "<html") || strings.Contains(first.data, c.ID) {
 			t.Errorf("%s begins with %s", path, first.data)
 		}
-		for {
-			e, ok := s.next(t)
-			if !ok {
-				t.Fatalf("%s ended before the new credential was in it", path)
-			}
-			if strings.Contains(e.data, c.ID) {
-				break
-			}
-		}
+		s.until(t, "the new credential was in "+path, func(e sent) bool { return strings.Contains(e.data, c.ID) })
 		s.close()
 	}
 	// A stream is one read on the record, however often it looks.
@@ -103,7 +114,7 @@ func TestLive(t *testing.T) {
 	if n := strings.Count(body, `"console":`); n != 4 { // and the sign-in
 		t.Errorf("%d reads on the record, want 4", n)
 	}
-	for _, path := range []string{"/console/tree?live=1", "/console/events?order=oldest&live=1", "/console/trace?q=x&live=1", "/console/task?id=t&verify=1&live=1"} {
+	for _, path := range []string{"/console/event?id=x&live=1", "/console/events?order=oldest&live=1", "/console/trace?q=x&live=1", "/console/task?id=t&verify=1&live=1"} {
 		if p := v.get(path); p.status != http.StatusNotFound {
 			t.Errorf("%s: %d", path, p.status)
 		}
@@ -195,15 +206,16 @@ func TestNoSecretInAnyPage(t *testing.T) {
 	said["a live page"] = e.data
 	first.close()
 	for _, token := range []string{r.tokens["orch"], r.secrets["a ticket"], r.secrets["a task's token"]} {
-		for _, path := range []string{"/console/events?task_id=", "/console/events.csv?caller=", "/console/task?id=", "/console/credential?id=", "/console/trace?q=",
-			"/console/event?id=", "/?window=", "/console/credentials?agent_id=", "/console/signin?next="} {
+		for _, path := range []string{"/console/events?task_id=", "/console/events?csv=events&caller=", "/console/task?id=", "/console/credential?id=", "/console/trace?q=",
+			"/console/event?id=", "/?window=", "/console/credentials?agent_id=", "/console/signin?next=", "/console/trace?at=", "/console/events?fingerprint=", "/console/tree?unheard_of=", "/console/tree?",
+			"/console/events?csv="} {
 			said[path+token] = v.get(path + token).body
 			stranger := r.visitor().get(path + token)
 			said["for a stranger: "+path+token] = stranger.body + stranger.header.Get("Location")
 		}
 	}
 	for _, path := range append(pages, "/console/task?id=t", "/console/task?id=t&verify=1", "/console/credential?id="+c.ID, "/console/credential?id="+key.ID, "/console/signin",
-		"/console/trace?q=models/key-1", "/console/events?limit=1000", "/console/events.csv?limit=1000", "/console/credentials?state=stuck") {
+		"/console/trace?q=models/key-1", "/console/events?limit=1000", "/console/events?limit=1000&csv=events", "/console/task?id=t&csv=versions", "/console/trace?csv=trace&q=models/key-1", "/console/credentials?csv=credentials", "/console/credentials?state=stuck") {
 		p := v.get(path)
 		said[path] = p.body + p.header.Get("Location")
 	}

@@ -2,8 +2,8 @@ package console
 
 import (
 	"context"
-	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -82,34 +82,37 @@ func (c *console) overview(ctx context.Context, r *http.Request) (view, error) {
 	}
 	now := c.Clock()
 	for _, cr := range stuck {
-		s.Stuck = append(s.Stuck, version{Credential: cr, Verdict: judge(cr.Version, now)})
+		s.Stuck = append(s.Stuck, versionOf(cr, now))
 	}
 	if s.Chart, err = c.refusals(ctx, span, now); err != nil {
 		return view{}, err
 	}
-	if err := c.treeSummary(ctx, &s); err != nil {
-		return view{}, err
+	if c.Tree != nil {
+		if s.Checkpoint, s.LagEvents, s.Lag, err = c.newest(ctx); err != nil {
+			return view{}, err
+		}
 	}
-	return view{Title: "Overview", Template: "overview", Data: s, Pace: 5, Asked: asked("overview", true, nil)}, nil
+	return view{Title: "Overview", Template: "overview", Data: s, Pace: 5, Sheets: s.sheets(), Asked: asked("overview", true, nil)}, nil
 }
 
-func (c *console) treeSummary(ctx context.Context, s *summary) (err error) {
-	if c.Tree == nil {
-		return nil
+// sheets are the overview's lists.
+func (s summary) sheets() map[string]sheet {
+	list := map[string]sheet{
+		"revocations": countSheet(s.Troubled, "provider", "state", "versions"),
+		"stuck":       credentialSheet(s.Stuck),
+		"pools":       countSheet(s.Pools, "pool", "state", "keys"),
+		"refusals":    s.Chart.sheet,
 	}
-	s.Checkpoint, err = c.Tree.Checkpoint(ctx)
-	if e, ok := errors.AsType[*broker.Error](err); ok && e.Code == broker.CodeNotFound {
-		err = nil
+	for _, a := range s.Alive {
+		list["alive-by-"+a.By] = countSheet(a.Counts, a.By, "alive")
 	}
-	if err == nil {
-		s.LagEvents, s.Lag, err = c.Tree.Lag(ctx)
-	}
-	return err
+	return list
 }
 
 // chart is refusals over time, as bars.
 type chart struct {
 	Title    string
+	Steps    []audit.Refused // what the columns are drawn from
 	Columns  []column
 	Codes    []broker.Count // how many of each code, over the whole time
 	Total    int64
@@ -126,6 +129,14 @@ type column struct {
 	N                   int64
 }
 
+func (ch chart) sheet() [][]string {
+	rows := [][]string{{"from", "code", "refusals"}}
+	for _, r := range ch.Steps {
+		rows = append(rows, []string{instant(r.From), string(r.Code), strconv.FormatInt(r.N, 10)})
+	}
+	return rows
+}
+
 // Measures of the chart, in its own units.
 const (
 	chartWidth, chartHeight = 960.0, 140.0
@@ -137,7 +148,7 @@ func (c *console) refusals(ctx context.Context, w window, now time.Time) (chart,
 	if err != nil {
 		return chart{}, err
 	}
-	ch := chart{Title: w.Title, Complete: complete, Bound: audit.MaxRefusals, Columns: make([]column, w.Steps)}
+	ch := chart{Title: w.Title, Steps: list, Complete: complete, Bound: audit.MaxRefusals, Columns: make([]column, w.Steps)}
 	codes := map[broker.Code]int64{}
 	for _, r := range list {
 		if i := int(r.From.Sub(since) / w.Width); i >= 0 && i < w.Steps {

@@ -210,13 +210,16 @@ func (r *rig) profiles(vendors *sandbox.Sandbox, logger *slog.Logger) broker.Pro
 }
 
 // api calls the API as a caller.
-func (r *rig) api(as, method, path, body string) (int, string) {
+func (r *rig) api(as, method, path, body string, headers ...string) (int, string) {
 	r.t.Helper()
 	q, err := http.NewRequestWithContext(r.t.Context(), method, r.urls[0]+path, strings.NewReader(body))
 	must(r.t, err)
 	q.Header.Set("Authorization", "Bearer "+r.tokens[as])
 	if method == http.MethodPost {
 		q.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		q.Header.Set(headers[i], headers[i+1])
 	}
 	answer, err := http.DefaultTransport.RoundTrip(q)
 	must(r.t, err)
@@ -250,6 +253,14 @@ func (r *rig) issued(status int, body string) openapi.IssuedCredential {
 		}
 	}
 	return c
+}
+
+// fingerprint is the SHA-256 of a version's secret, as the pages take it.
+func (r *rig) fingerprint(credential string, number int) (text string) {
+	r.t.Helper()
+	must(r.t, r.admin.QueryRow(r.t.Context(),
+		"SELECT 'sha256:' || encode(fingerprint, 'hex') FROM versions WHERE credential_id = $1 AND number = $2", credential, number).Scan(&text))
+	return text
 }
 
 // sign has rounds of the sequencer until all that is recorded is in the tree and signed.

@@ -66,32 +66,39 @@ func (c *console) setCookie(w http.ResponseWriter, r *http.Request, name string,
 	if value == nil {
 		cookie.MaxAge = -1
 	} else {
-		plain, err := json.Marshal(value)
-		if err != nil {
+		var err error
+		if cookie.Value, err = c.seal(id, value); err != nil {
 			return err
 		}
-		sealed, err := c.Sealer.Seal(plain, id)
-		if err != nil {
-			return err
-		}
-		cookie.Value = base64.RawURLEncoding.EncodeToString(sealed)
 	}
 	http.SetCookie(w, cookie)
 	return nil
 }
 
-// cookie opens a sealed cookie; false where there is none that was sealed here for this.
-func (c *console) cookie(r *http.Request, name string, id broker.VersionID, into any) bool {
-	cookie, err := r.Cookie(cookieName(r, name))
+// seal makes a value into text that only we can have made, and only for this.
+func (c *console) seal(id broker.VersionID, value any) (string, error) {
+	plain, err := json.Marshal(value)
 	if err != nil {
-		return false
+		return "", err
 	}
-	sealed, err := base64.RawURLEncoding.DecodeString(cookie.Value)
+	sealed, err := c.Sealer.Seal(plain, id)
+	return base64.RawURLEncoding.EncodeToString(sealed), err
+}
+
+// open is the way back; false for what was not sealed here for this.
+func (c *console) open(id broker.VersionID, text string, into any) bool {
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
 		return false
 	}
 	plain, err := c.Sealer.Open(sealed, id)
 	return err == nil && json.Unmarshal(plain, into) == nil
+}
+
+// cookie opens a sealed cookie; false where there is none that was sealed here for this.
+func (c *console) cookie(r *http.Request, name string, id broker.VersionID, into any) bool {
+	cookie, err := r.Cookie(cookieName(r, name))
+	return err == nil && c.open(id, cookie.Value, into)
 }
 
 var errNoSession = errors.New("nobody is signed in")
@@ -135,8 +142,8 @@ func (c *console) signedIn(next func(http.ResponseWriter, *http.Request, *sessio
 			c.fail(w, r, nil, broker.Errorf(broker.CodeUnauthenticated, "nobody is signed in"))
 		case errors.Is(err, errNoSession):
 			to := "/console/signin"
-			if here := r.URL.RequestURI(); here != "/" && !bearsToken(r) {
-				to += "?next=" + url.QueryEscape(here)
+			if _, leaked := bearsToken(r); !leaked && r.URL.RequestURI() != "/" {
+				to += "?next=" + url.QueryEscape(r.URL.RequestURI())
 			}
 			http.Redirect(w, r, to, http.StatusSeeOther)
 		case err != nil:
@@ -148,14 +155,17 @@ func (c *console) signedIn(next func(http.ResponseWriter, *http.Request, *sessio
 	}
 }
 
-// bearsToken tells whether somebody put a token where something is looked for.
-func bearsToken(r *http.Request) bool {
-	for _, values := range r.URL.Query() {
-		if slices.ContainsFunc(values, broker.IsToken) {
-			return true
+// bearsToken tells whether somebody put a token where something is looked for, and under which name.
+func bearsToken(r *http.Request) (name string, found bool) {
+	for name, values := range r.URL.Query() {
+		if broker.IsToken(name) {
+			return "", true
+		}
+		if slices.ContainsFunc(values, func(v string) bool { return broker.IsToken(strings.TrimSpace(v)) }) {
+			return name, true
 		}
 	}
-	return false
+	return "", false
 }
 
 // signInForm is what the form shows.

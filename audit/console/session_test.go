@@ -11,7 +11,7 @@ import (
 )
 
 // pages are all pages that need a sign-in.
-var pages = []string{"/", "/?window=week", "/console/events", "/console/events?task_id=t&verify=1", "/console/events.csv", "/console/credentials",
+var pages = []string{"/", "/?window=week", "/console/events", "/console/events?task_id=t&verify=1", "/console/events?csv=events", "/console/credentials",
 	"/console/credential?id=x", "/console/task?id=t", "/console/trace", "/console/trace?q=x", "/console/tree", "/console/event?id=x"}
 
 func TestNothingIsShownWithoutASignIn(t *testing.T) {

@@ -1,114 +1,128 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 )
 
-const (
-	maxTraced   = 20 // credentials that one name leads to on a page
-	maxVersion1 = 50 // versions of each
-)
+// tracePace is how seldom a trace's page looks: each version that it found costs a search.
+const tracePace = 5
 
 // traced is what a name leads to.
 type traced struct {
-	Asked string
-	By    string // the part of it that was found, if not all
-	Found []version
-	More  bool
-	All   string
+	Asked, At string
+	Held      []holder
+	More      bool
+	Line      timeline
+	Proven    bool   // there is a tree, which proves events
+	Events    string // all events that bear the name as it was given; empty where there may be none
 }
 
-// trace leads from a name in an upstream's log, or from a secret's fingerprint, to who held it, when and why.
+// holder is a version as the trace's page shows it.
+type holder struct {
+	audit.Held
+	Verdict verdict
+	EndAt   time.Time // when its end was asked for; zero: it was not
+	Story   []entry
+}
+
+// trace leads from a name in an upstream's log, or from a secret's fingerprint, to who held it, when and why, and whether it
+// is dead: what the API's trace answers.
 func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
-	q, err := field(r, "q")
+	name, err := field(r, "q")
 	if err != nil {
 		return view{}, err
 	}
-	t := traced{Asked: q}
-	var ids []broker.CredentialID
-	sum := fingerprint(q)
-	if sum != nil {
-		ids, err = c.Record.Fingerprinted(ctx, sum, maxTraced+1)
-	} else if q != "" {
-		t.By, ids, err = c.named(ctx, q)
-		t.All = "/console/events?" + url.Values{"upstream_id": {t.By}}.Encode()
-	}
+	at, used, err := momentOf(r, "at")
 	if err != nil {
 		return view{}, err
 	}
-	t.More = len(ids) > maxTraced
-	for _, id := range ids[:min(len(ids), maxTraced)] {
-		list, err := c.Ledger.VersionsOf(ctx, id, maxVersion1)
+	t := traced{Asked: name, At: at, Proven: c.Tree != nil}
+	v := view{Title: "Trace", Template: "trace", Data: t, Asked: asked("trace", false, nil)}
+	if name == "" {
+		return v, nil
+	}
+	q, filter := audit.TraceQuery{Name: name, At: used}, "upstream_id"
+	if strings.HasPrefix(strings.ToLower(name), "sha256:") {
+		q.Name, filter = "", "fingerprint"
+		if q.Fingerprint, err = fingerprint(name); err != nil {
+			return view{}, invalid("q", err.Error())
+		}
+		name = audit.Fingerprint(q.Fingerprint)
+	}
+	found, err := c.Record.Trace(ctx, q, c.Clock())
+	if err != nil {
+		return view{}, err
+	}
+	var drawn []span
+	for _, h := range found.Held {
+		one, err := holderOf(h)
 		if err != nil {
 			return view{}, err
 		}
-		matching := slices.DeleteFunc(slices.Clone(list), func(cr broker.Credential) bool { return !bears(cr.Version, t.By, sum) })
-		if len(matching) == 0 {
-			matching = list[:min(len(list), 1)]
+		t.Held, drawn = append(t.Held, one), append(drawn, one.span())
+		if filter == "fingerprint" || slices.Contains(h.UpstreamIDs, name) || h.VersionID == name {
+			t.Events = "/console/events?" + url.Values{filter: {name}}.Encode()
 		}
-		found, err := c.versions(ctx, matching, audit.Query{CredentialID: string(id)})
-		if err != nil {
-			return view{}, err
-		}
-		t.Found = append(t.Found, found...)
 	}
-	name := "upstream_id"
-	if sum != nil {
-		name = "fingerprint"
+	t.More, t.Line = found.More, draw(drawn, c.Clock(), used)
+	v.Data, v.Sheets = t, map[string]sheet{"trace": traceSheet(t.Held)}
+	v.Asked = asked("trace", len(t.Held) > 0, map[string]string{filter: name, "at": at})
+	if len(t.Held) > 0 {
+		v.Pace = tracePace
 	}
-	return view{Title: "Trace", Template: "trace", Data: t, Asked: asked("trace", len(ids) > 0, map[string]string{name: q})}, nil
+	return v, nil
 }
 
-// fingerprint reads sha256:HEX; nil for anything else.
-func fingerprint(q string) []byte {
-	text, ok := strings.CutPrefix(strings.ToLower(q), "sha256:")
-	sum, err := hex.DecodeString(text)
-	if !ok || err != nil || len(sum) != 32 {
-		return nil
+// fingerprint reads sha256:HEX.
+func fingerprint(text string) ([]byte, error) {
+	sum, err := hex.DecodeString(strings.TrimPrefix(strings.ToLower(text), "sha256:"))
+	if err != nil || len(sum) != 32 {
+		return nil, errFingerprint
 	}
-	return sum
+	return sum, nil
 }
 
-// named finds the credentials that an upstream knows by a name. Logs write some names with more around them (an ARN of an
-// assumed role, a principal id with the session's name): then the last part is what was recorded.
-func (c *console) named(ctx context.Context, q string) (by string, ids []broker.CredentialID, err error) {
-	tries := []string{q}
-	if i := strings.LastIndexAny(q, "/:"); i >= 0 && i+1 < len(q) {
-		tries = append(tries, q[i+1:])
-	}
-	if strings.HasPrefix(q, "crd_") {
-		return q, []broker.CredentialID{broker.CredentialID(q)}, nil
-	}
-	for _, by := range tries {
-		found, _, err := c.find(ctx, audit.Query{UpstreamID: by, Limit: audit.MaxPage})
-		if err != nil {
-			return "", nil, err
-		}
-		for _, e := range found {
-			if id := broker.CredentialID(e.CredentialID); id != "" && !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
-		}
-		if len(ids) > 0 {
-			return by, ids, nil
+func holderOf(h audit.Held) (holder, error) {
+	story, err := readEntries(h.Events)
+	one := holder{Held: h, Verdict: worded(h.Life), Story: story}
+	for _, e := range slices.Backward(story) { // the first ask is what counts
+		if e.Type == string(broker.EventRevokeAsked) {
+			one.EndAt = e.At
 		}
 	}
-	return q, nil, nil
+	return one, err
 }
 
-// bears tells whether a version is known by that name, or its secret by that hash.
-func bears(v broker.Version, name string, sum []byte) bool {
-	if sum != nil {
-		return bytes.Equal(v.Fingerprint, sum)
+// Until is when it ended, or will.
+func (h holder) Until() time.Time {
+	switch {
+	case h.Life.Since != nil && h.Life.Since.Before(h.ExpiresAt):
+		return *h.Life.Since
+	case h.Life.Until != nil:
+		return *h.Life.Until
 	}
-	return string(v.ID) == name || slices.Contains(v.UpstreamIDs, name)
+	return h.ExpiresAt
+}
+
+// endless tells whether it may still work, and nobody knows until when.
+func endless(l audit.Life) bool { return l.Alive == "maybe" && l.Until == nil }
+
+func (h holder) span() span {
+	s := span{
+		Group: h.TaskID, Key: h.CredentialID, Number: h.Version, State: h.State, Verdict: h.Verdict,
+		From: h.IssuedAt, To: h.Until(), Open: endless(h.Life), Planned: h.ExpiresAt, Asked: h.EndAt,
+	}
+	if h.State == string(broker.StateRevoked) && h.Life.Since != nil {
+		s.Done = *h.Life.Since
+	}
+	return s
 }

@@ -4,55 +4,37 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 )
 
-// verdict says whether a version is dead, and how that is known. It never says more than the ledger does.
+// verdict says whether a version is dead, and how that is known: the words for an audit.Life, and no more than it says.
 type verdict struct {
-	Kind  string // "alive", "dead", "ending", "unsure"
+	Kind  string // "alive", "dead", "ending", "unsure": the colour
+	Label string // goes before the words
 	Words string
 }
 
-// Label is the kind in the words of the drawings' legend.
-func (v verdict) Label() string {
-	if v.Kind == "unsure" {
-		return "may still work"
-	}
-	return v.Kind
-}
+func (v verdict) String() string { return v.Label + " " + v.Words }
 
-// judge words docs/states.md for one version.
-func judge(v broker.Version, now time.Time) verdict {
-	switch v.State {
-	case broker.StateActive:
-		switch until := lives(v); {
-		case now.After(until):
-			return verdict{"ending", "Its time came at " + stamp(until) + ", and its end is due now."}
-		case until.Before(v.ExpiresAt):
-			return verdict{"alive", "Alive until " + stamp(until) + ", the end of the overlap with the version after it."}
-		}
-		return verdict{"alive", "Alive until " + stamp(v.ExpiresAt) + "."}
-	case broker.StateIssuing:
-		if v.Unclaimed {
-			return verdict{"alive", "Its ticket is not redeemed: the upstream was not asked yet."}
-		}
-		return verdict{"alive", "The upstream is being asked; nobody has the secret yet."}
-	case broker.StateFailed:
-		return verdict{"dead", "It never was: the upstream surely made nothing."}
-	case broker.StateLost:
-		return verdict{"unsure", "The upstream may have made it, and nobody was given it. It is treated as alive until " + stamp(v.ExpiresAt) + ", and is being ended."}
-	case broker.StateStuck:
-		if v.Revocation.Basis == "awaiting_rotation" {
-			return verdict{"unsure", "It still works until an operator replaces the key: " + basis(v.Revocation.Basis) + "."}
-		}
-		return verdict{"unsure", fmt.Sprintf("It may still work: it could not be ended in %d attempts (%s). An operator is needed.", v.Attempts, v.LastError)}
-	case broker.StateRevoking:
-		if v.Revocation.Result == broker.ResultExpires {
-			return verdict{"ending", "Nothing can end it early. It dies at " + stamp(v.Revocation.EffectiveAt) + "."}
-		}
-		return verdict{"ending", fmt.Sprintf("Its end was asked for and is durable; it may still work. Attempts so far: %d.", v.Attempts)}
+// judge words what the ledger knows of a version.
+func judge(v broker.Version, life audit.Life, now time.Time) verdict {
+	switch left := lives(v); {
+	case life.How == "active" && left.Before(v.ExpiresAt) && now.After(left):
+		return verdict{"ending", "ending", "its time came at " + stamp(left) + ", and its end is due now."}
+	case life.How == "active" && left.Before(v.ExpiresAt):
+		return verdict{"alive", "alive", "until " + stamp(left) + ", the end of the overlap with the version after it."}
+	case life.How == "stuck" && v.Revocation.Basis == "awaiting_rotation":
+		return verdict{"unsure", "may still work", "until an operator replaces the key: " + basis(v.Revocation.Basis) + "."}
 	}
-	return ended(v, now)
+	said := worded(life)
+	switch life.How {
+	case "stuck":
+		said.Words += fmt.Sprintf(" It could not be ended in %d attempts (%s).", v.Attempts, v.LastError)
+	case "being_revoked":
+		said.Words += fmt.Sprintf(" Attempts so far: %d.", v.Attempts)
+	}
+	return said
 }
 
 // lives is until when an active version is left alive: one that has a successor is due at the end of the overlap.
@@ -63,26 +45,42 @@ func lives(v broker.Version) time.Time {
 	return v.ExpiresAt
 }
 
-func ended(v broker.Version, now time.Time) verdict {
-	kind, from := "dead", "since "
-	if v.Revocation.EffectiveAt.After(now) {
-		kind, from = "ending", "from "
+// worded says a life in words.
+func worded(l audit.Life) verdict {
+	until := ""
+	if l.Until != nil {
+		until = " Until " + stamp(*l.Until) + " at the latest."
 	}
-	from += stamp(v.Revocation.EffectiveAt)
-	switch v.Revocation.Result {
-	case broker.ResultDestroyed:
-		return verdict{kind, "The upstream no longer knows it, " + from + ": " + basis(v.Revocation.Basis) + "."}
-	case broker.ResultDenied:
-		return verdict{kind, "The upstream refuses it, " + from + ": " + basis(v.Revocation.Basis) + "."}
-	case broker.ResultExpires:
-		return verdict{kind, "The upstream ends it by itself, " + from + ": " + basis(v.Revocation.Basis) + "."}
-	case broker.ResultReleased:
-		return verdict{"unsure", "The key went back to its pool and still works; the upstream was not told (" + basis(v.Revocation.Basis) + ")."}
+	switch l.How {
+	case "active":
+		return verdict{"alive", "alive", "until " + stamp(*l.Until) + "."}
+	case "never_made":
+		return verdict{"dead", "dead", "it never was: the upstream surely made nothing."}
+	case "not_yet_made":
+		return verdict{"dead", "not made yet", "its ticket is not redeemed: the upstream was not asked."}
+	case "being_minted":
+		return verdict{"ending", "being made", "the upstream is being asked; nobody has the secret yet." + until}
+	case "lost":
+		return verdict{"unsure", "may still work", "the upstream may have made it, and nobody was given it; it is being ended." + until}
+	case "being_revoked":
+		return verdict{"ending", "ending", "its end was asked for and is durable; it may still work." + until}
+	case "stuck":
+		return verdict{"unsure", "may still work", "its end was asked for and is not achieved: an operator is needed." + until}
+	case "overdue":
+		return verdict{"ending", "ending", "its time is over, and its end is due now."}
+	case "released":
+		return verdict{"unsure", "may still work", "the key went back to its pool and works until somebody replaces it; the upstream was not told."}
 	}
-	return verdict{kind, "Ended at " + stamp(v.EndedAt) + "."}
+	switch {
+	case l.Since != nil:
+		return verdict{"dead", "dead", "since " + stamp(*l.Since) + ": " + basis(l.How) + "."}
+	case l.Until != nil:
+		return verdict{"ending", "ending", "surely dead from " + stamp(*l.Until) + " on: " + basis(l.How) + "."}
+	}
+	return verdict{"unsure", "may still work", basis(l.How) + "."}
 }
 
-// basis explains the machine words by which providers say how an end is known. One that is new stands for itself.
+// basis explains the machine words by which an end is known. One that is new stands for itself.
 func basis(word string) string {
 	if words, ok := map[string]string{
 		"self_expires":        "its expiry is part of it",
@@ -95,6 +93,9 @@ func basis(word string) string {
 		"awaiting_rotation":   "whoever has seen it can use it",
 		"returned":            "its credential ended as planned",
 		"not_held":            "nothing was held for it",
+		"destroyed":           "the upstream no longer knows it",
+		"denied":              "the upstream refuses it",
+		"expires":             "the upstream ends it by itself",
 	}[word]; ok {
 		return words + " (" + word + ")"
 	}

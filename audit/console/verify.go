@@ -1,7 +1,6 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,20 +11,19 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/taskpass/taskpass/audit/sequence"
-	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
 )
 
 // mark is what the proofs say of an event, or of several.
 type mark struct {
-	Kind  string // "verified", "waiting" (not in the tree yet), "not-verified"; "" where nothing was asked
+	Kind  string // "verified", "waiting" (not in the tree yet), "first" (nothing to hold it against), "not-verified"; "" where nothing was asked
 	Words string
 	Index int64
 }
 
 // Label is the mark in a word or two.
 func (m mark) Label() string {
-	return map[string]string{"verified": "✓ verified", "waiting": "not yet in the tree", "not-verified": "✗ NOT VERIFIED"}[m.Kind]
+	return map[string]string{"verified": "✓ verified", "waiting": "not yet in the tree", "first": "the first look", "not-verified": "✗ NOT VERIFIED"}[m.Kind]
 }
 
 func notVerified(format string, args ...any) mark {
@@ -34,7 +32,6 @@ func notVerified(format string, args ...any) mark {
 
 const (
 	maxProofs = 100 // of one page: each costs some reads
-	treeShown = 20  // newest events that the tree's page proves
 
 	late = 2 * time.Minute // after which an event that is not in the tree is no longer just new
 )
@@ -99,116 +96,6 @@ func (c *console) included(in sequence.Inclusion, body []byte, err error) mark {
 		return notVerified("The event that is shown is not the one that was signed: it was altered afterwards.")
 	}
 	return mark{"verified", fmt.Sprintf("Leaf %d of %d below the root that was signed at %s UTC.", in.Index, in.Size, stamp(in.Signed.At)), in.Index}
-}
-
-// checkpointSeen is what a browser was shown last, so that the next look can tell whether the tree still begins with it.
-type checkpointSeen struct {
-	Origin string    `json:"o"`
-	Size   int64     `json:"s"`
-	Root   tlog.Hash `json:"r"`
-	At     time.Time `json:"a"`
-}
-
-const seenLife = 400 * 24 * time.Hour // the longest that browsers keep a cookie
-
-// treeState is the page of the tree.
-type treeState struct {
-	Tree       bool // there is one
-	Checkpoint tree.Checkpoint
-	Age        time.Duration
-	LagEvents  int64
-	Lag        time.Duration
-	Refused    string
-	Former     checkpointSeen // Size 0: this browser was shown none
-	Extends    mark
-	Included   mark
-	Table      table
-}
-
-// remember is the checkpoint that this browser is to hold the next one against; false if it is to keep what it has.
-func (s treeState) remember() (checkpointSeen, bool) {
-	cp := s.Checkpoint
-	return checkpointSeen{cp.Origin, cp.Size, cp.Root, cp.At}, cp.Size > 0 && s.Extends.Kind != "not-verified" && s.Included.Kind != "not-verified"
-}
-
-// tree shows the newest checkpoint, whether the newest events are below it, and whether it extends what was seen before.
-func (c *console) tree(ctx context.Context, r *http.Request) (view, error) {
-	v := view{Title: "The tree", Template: "tree", Asked: asked("tree", true, nil)}
-	s := treeState{Tree: c.Tree != nil, Refused: c.Refused()}
-	if c.Tree == nil {
-		v.Data = s
-		return v, nil
-	}
-	var err error
-	s.Checkpoint, err = c.Tree.Checkpoint(ctx)
-	if e, ok := errors.AsType[*broker.Error](err); ok && e.Code == broker.CodeNotFound {
-		err = nil // the first one comes within seconds
-	}
-	if err == nil {
-		s.LagEvents, s.Lag, err = c.Tree.Lag(ctx)
-	}
-	if err == nil && s.Checkpoint.Size > 0 {
-		s.Age = c.Clock().Sub(s.Checkpoint.At)
-		if c.cookie(r, "seen", sealSeen, &s.Former) && s.Former.Origin != s.Checkpoint.Origin {
-			s.Former = checkpointSeen{} // another log's
-		}
-		s.Extends = c.extends(ctx, s.Former, s.Checkpoint)
-		err = c.newestLeaves(ctx, &s)
-	}
-	s.Table.Caption, s.Table.Marked = fmt.Sprintf("The newest %d events of the tree", len(s.Table.Entries)), true
-	v.Data = s
-	return v, err
-}
-
-// extends tells whether the tree begins with the one that this browser was shown before.
-func (c *console) extends(ctx context.Context, former checkpointSeen, now tree.Checkpoint) mark {
-	switch {
-	case former.Size == 0:
-		return mark{Kind: "waiting", Words: "This browser was shown no checkpoint before, so there is nothing to hold this one against. It is remembered from now on."}
-	case former.Size > now.Size:
-		return notVerified("This browser was shown a tree of %d events at %s UTC. This one has %d: events are missing.", former.Size, stamp(former.At), now.Size)
-	}
-	p, err := c.Tree.Consist(ctx, former.Size, now.Size)
-	if err != nil {
-		c.Logger.Error("console: a tree's consistency could not be verified", "error", err)
-		return notVerified("No proof could be had that the tree extends the one of %d events that this browser was shown, or the stored one does not hold.", former.Size)
-	}
-	if former.Size == now.Size && former.Root != now.Root || former.Size < now.Size &&
-		tlog.CheckTree(p.Proof, now.Size, now.Root, former.Size, former.Root) != nil {
-		return notVerified("The tree does not begin with the one of %d events that this browser was shown at %s UTC: history was rewritten.", former.Size, stamp(former.At))
-	}
-	return mark{Kind: "verified", Words: fmt.Sprintf("It begins with the tree of %d events that this browser was shown, signed at %s UTC.", former.Size, stamp(former.At))}
-}
-
-// newestLeaves reads and proves the tree's newest events.
-func (c *console) newestLeaves(ctx context.Context, s *treeState) error {
-	good := 0
-	var bad mark
-	for i := s.Checkpoint.Size - 1; i >= max(0, s.Checkpoint.Size-treeShown); i-- {
-		in, err := c.Tree.Include(ctx, "", i, 0)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		e := entry{ID: in.EventID, Body: bytes.Clone(in.Body), Mark: c.included(in, in.Body, err)}
-		if in.Body != nil && json.Unmarshal(in.Body, &e) != nil {
-			e.Mark = notVerified("It is no event.")
-		}
-		if e.ID == "" {
-			e.ID = fmt.Sprintf("leaf %d", i)
-		}
-		if e.Mark.Kind == "not-verified" {
-			bad = e.Mark
-		} else {
-			good++
-		}
-		s.Table.Entries = append(s.Table.Entries, e)
-	}
-	if n := len(s.Table.Entries); bad.Kind != "" {
-		s.Included = notVerified("%d of the %d newest events are not what was signed. %s Run `taskpass audit verify`.", n-good, n, bad.Words)
-	} else {
-		s.Included = mark{Kind: "verified", Words: fmt.Sprintf("The %d newest events of the tree lead to the signed root.", n)}
-	}
-	return nil
 }
 
 // proven is the page of one event.

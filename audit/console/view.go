@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io/fs"
 	"maps"
 	"net/http"
+	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -24,66 +27,119 @@ type view struct {
 	Template string            // also of its live part: NAME-live
 	Asked    map[string]string // what the record says was read
 	Pace     int               // of a live page: how many looks it lets pass for one of its own; 0: it is not live
+	Next     build             // makes the next look of a live page; nil: what made this one
+	Seen     *checkpointSeen   // what the browser is to remember; nil: it keeps what it has
+	Sheets   map[string]sheet  // its lists, as CSV
 	Data     any
 
-	Live   string // where its changes come from
+	URL    *url.URL
 	Caller broker.Caller
 	Nonce  string
-	Path   string
+}
+
+// Live is where the page's changes come from; empty: it does not change by itself.
+func (v view) Live() string {
+	if v.Pace == 0 {
+		return ""
+	}
+	return linkTo(v.URL, "live", "1")
+}
+
+// CSV is where a list of the page is had as CSV.
+func (v view) CSV(name string) string { return linkTo(v.URL, "csv", name) }
+
+// linkTo is a page in another form: live, as CSV, or with proofs.
+func linkTo(page *url.URL, form, value string) string {
+	q := page.Query()
+	for _, other := range []string{"live", "csv", "verify"} {
+		q.Del(other)
+	}
+	q.Set(form, value)
+	return page.Path + "?" + q.Encode()
 }
 
 // build reads what a page shows. It runs again for each look of a live page.
 type build func(ctx context.Context, r *http.Request) (view, error)
 
-// page shows what was built, or follows it live. What is read is on the record first, or is not shown.
+// page shows what was built, follows it live, or gives one of its lists as CSV. What is read is on the record first, or is
+// not shown.
 func (c *console) page(b build) func(http.ResponseWriter, *http.Request, *session) {
 	return func(w http.ResponseWriter, r *http.Request, s *session) {
-		v, err := b(r.Context(), r)
+		v, err := c.look(r, b)
+		list := r.URL.Query().Get("csv")
+		if err == nil && list != "" {
+			if v.Sheets[list] == nil {
+				err = broker.Errorf(broker.CodeNotFound, "this page has no such list")
+			} else {
+				v.Asked["csv"] = list
+			}
+		}
 		if err == nil {
 			err = c.Recorder.AuditRead(r.Context(), s.caller, v.Asked)
+		}
+		if err == nil && list == "" && v.Seen != nil {
+			err = c.setCookie(w, r, "seen", sealSeen, v.Seen, seenLife)
 		}
 		switch {
 		case err != nil:
 			c.fail(w, r, s, err)
+		case list != "":
+			writeCSV(w, list, v.Sheets[list]())
 		case live(r) && v.Pace > 0:
 			c.follow(w, r, v, b)
 		case live(r):
 			c.fail(w, r, s, broker.Errorf(broker.CodeNotFound, "this page does not change by itself"))
 		default:
-			if sn, ok := v.Data.(interface{ remember() (checkpointSeen, bool) }); ok {
-				if newest, good := sn.remember(); good {
-					err = c.setCookie(w, r, "seen", sealSeen, newest, seenLife)
-				}
-			}
-			if err != nil {
-				c.fail(w, r, s, err)
-				return
-			}
 			c.render(w, r, s, http.StatusOK, v)
 		}
 	}
 }
 
+// look makes a page once.
+func (c *console) look(r *http.Request, b build) (view, error) {
+	if name, leaked := bearsToken(r); leaked {
+		return view{}, invalid(name, "looks like a token. Tokens are not looked up: to find who holds one, look for its fingerprint, or for the id "+
+			"that it was made with. Treat this one as leaked, for it stands in this browser's history")
+	}
+	v, err := b(r.Context(), r)
+	v.URL = r.URL
+	return v, err
+}
+
 func (c *console) render(w http.ResponseWriter, r *http.Request, s *session, status int, v view) {
-	v.Path = r.URL.Path
+	v.URL = r.URL
 	if s != nil {
 		v.Caller, v.Nonce = s.caller, s.Nonce
 	}
-	if v.Pace > 0 {
-		q := r.URL.Query()
-		q.Set("live", "1")
-		v.Live = r.URL.Path + "?" + q.Encode()
-	}
-	var buf bytes.Buffer
-	if err := c.pages.ExecuteTemplate(&buf, "page", v); err != nil {
+	html, err := c.drawn("page", v)
+	if err != nil {
 		c.Logger.ErrorContext(r.Context(), "console: a page cannot be drawn", "page", v.Template, "error", err)
 		http.Error(w, "the page cannot be drawn", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(buf.Bytes())
+	_, _ = w.Write(html) //nolint:gosec // html/template has escaped it, and unseen writes no markup
 }
+
+// drawn is a template with what it says. Characters that nobody sees, or that turn around the text beside them, are written
+// out: a caller's words could else look like ours.
+func (c *console) drawn(template string, v view) ([]byte, error) {
+	var buf bytes.Buffer
+	err := c.pages.ExecuteTemplate(&buf, template, v)
+	return []byte(unseen.Replace(buf.String())), err
+}
+
+// unseen are Unicode's marks of direction, and its characters without width.
+var unseen = func() *strings.Replacer {
+	var pairs []string
+	for _, span := range [][2]rune{{0x061C, 0x061C}, {0x200B, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x206F}, {0xFEFF, 0xFEFF}} {
+		for r := span[0]; r <= span[1]; r++ {
+			pairs = append(pairs, string(r), fmt.Sprintf("\\u%04x", r))
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}()
 
 // fail shows an error in the words that are meant for callers; the cause is for the log.
 func (c *console) fail(w http.ResponseWriter, r *http.Request, s *session, err error) {
@@ -105,9 +161,6 @@ func field(r *http.Request, name string) (string, error) {
 	if len(v) > maxField || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
 		return "", invalid(name, "is not at most 512 bytes of text without control characters")
 	}
-	if broker.IsToken(v) {
-		return "", invalid(name, "looks like a token. Tokens are not looked up: to find who holds one, look for its fingerprint, or for the id that it was made with. Treat this one as leaked, for it stands in this browser's history")
-	}
 	return v, nil
 }
 
@@ -117,14 +170,14 @@ func invalid(name, reason string) *broker.Error {
 }
 
 // asked is what a page was asked for, as the record keeps it. A value that matched nothing may be a secret that somebody
-// found and looks for: its hash is kept.
+// found and looks for: its hash is kept. What has a form of its own is none.
 func asked(page string, known bool, fields map[string]string) map[string]string {
 	m := maps.Clone(fields)
 	if m == nil {
 		m = map[string]string{}
 	}
 	for k, v := range m {
-		if v != "" && !known {
+		if v != "" && !known && !slices.Contains([]string{"fingerprint", "since", "until", "at"}, k) {
 			m[k] = audit.Hashed(v)
 		}
 	}

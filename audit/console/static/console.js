@@ -15,11 +15,16 @@
   // Who reads with the keyboard keeps their place; what was unfolded stays so; what is new is shown to be.
   const plain = (html) => { const t = document.createElement("template"); t.innerHTML = html; return t.innerHTML.trim(); };
   let last = plain(part.innerHTML);
+  const stops = (root) => [...root.querySelectorAll("a, summary, [tabindex]")];
+  const selecting = () => { const s = getSelection(); return !s.isCollapsed && part.contains(s.anchorNode); };
+  let later = null; // what came while somebody was selecting, to copy it
   const replace = (html) => {
-    if (plain(html) === last) return 0; // what is there already stays under the reader's hand
+    later = selecting() ? html : null;
+    if (later || plain(html) === last) return 0; // what is there already stays under the reader's hand
     last = plain(html);
     const focus = part.contains(document.activeElement) ? document.activeElement : null;
-    const place = focus && [...part.querySelectorAll("a, summary, [tabindex]")].indexOf(focus);
+    const row = focus && focus.closest("tr[id]");
+    const place = focus && stops(row || part).indexOf(focus);
     const href = focus && focus.getAttribute("href");
     const open = new Set([...part.querySelectorAll("details[open]")].map((d) => d.dataset.key));
     const known = new Set([...part.querySelectorAll("tr[id]")].map((r) => r.id));
@@ -30,12 +35,14 @@
     let fresh = 0;
     if (known.size) part.querySelectorAll("tr[id]").forEach((r) => { if (!known.has(r.id)) { r.classList.add("fresh"); fresh++; } });
     if (focus) {
-      const list = [...part.querySelectorAll("a, summary, [tabindex]")];
-      const to = (href && list.find((e) => e.getAttribute("href") === href)) || list[place];
+      const same = row && document.getElementById(row.id);
+      const to = same ? stops(same)[place] : stops(part).find((e) => href && e.getAttribute("href") === href) || stops(part)[place];
       if (to) to.focus({ preventScroll: true });
     }
     return fresh;
   };
+
+  document.addEventListener("selectionchange", () => { if (later && !selecting()) replace(later); });
 
   const stop = () => { clearTimeout(again); if (source) source.close(); source = null; };
   const start = () => {
