@@ -29,10 +29,10 @@ const MaxIDLength = 128
 //
 // The alphabet is a security boundary, for ids are put into upstream policies: no slash, so that no task's prefix
 // contains another's; no wildcard, quote or dollar sign, so that none can widen a pattern or close a string.
-func ValidID(s string) bool {
-	if len(s) == 0 || len(s) > MaxIDLength {
-		return false
-	}
+func ValidID(s string) bool { return 0 < len(s) && len(s) <= MaxIDLength && idText(s) }
+
+// idText tells whether a text could be part of an id.
+func idText(s string) bool {
 	for i := range len(s) {
 		if !idByte(s[i]) {
 			return false

@@ -143,7 +143,7 @@ func (p *Provider) request(c broker.Credential) (*sts.AssumeRoleInput, error) {
 	}
 	in.TransitiveTagKeys = p.cfg.TransitiveTags
 	for _, key := range slices.Sorted(maps.Keys(p.cfg.Tags)) {
-		value, err := fill(p.cfg.Tags[key], c)
+		value, err := broker.Template(p.cfg.Tags[key]).Fill(c.Placeholder)
 		if err != nil {
 			return nil, err
 		}

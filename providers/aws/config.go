@@ -171,7 +171,7 @@ func (c Config) Check() []broker.Fault {
 		if reason := badTag(key, value, c.Tags); reason != "" {
 			add("tags."+key, "%s", reason)
 		}
-		if err := checkTemplate(value); err != nil {
+		if err := broker.Template(value).CheckApart(broker.MatchWildcards); err != nil {
 			add("tags."+key, "%v", err)
 		}
 	}
@@ -335,14 +335,14 @@ func (s Scope) check(at string) []broker.Fault {
 			add(here+".resources", "is empty")
 		}
 		for j, r := range st.Resources {
-			if err := checkTemplate(r); err != nil {
+			if err := broker.Template(r).CheckApart(broker.MatchWildcards); err != nil {
 				add(fmt.Sprintf("%s.resources[%d]", here, j), err.Error())
 			}
 		}
 		for op, keys := range st.Conditions {
 			for key, values := range keys {
 				for _, v := range values {
-					if err := checkTemplate(v); err != nil {
+					if err := broker.Template(v).CheckApart(broker.MatchWildcards); err != nil {
 						add(fmt.Sprintf("%s.conditions.%s.%s", here, op, key), err.Error())
 					}
 				}

@@ -107,7 +107,7 @@ func tooLarge(cfg Config, c broker.Credential, length, arns int) error {
 func (f Statement) resolve(c broker.Credential) (statement, error) {
 	s := statement{Effect: "Allow", Action: slices.Clone(f.Actions)}
 	for _, r := range f.Resources {
-		filled, err := fill(r, c)
+		filled, err := broker.Template(r).Fill(c.Placeholder)
 		if err != nil {
 			return s, err
 		}
@@ -116,7 +116,7 @@ func (f Statement) resolve(c broker.Credential) (statement, error) {
 	for op, keys := range f.Conditions {
 		for key, values := range keys {
 			for _, v := range values {
-				filled, err := fill(v, c)
+				filled, err := broker.Template(v).Fill(c.Placeholder)
 				if err != nil {
 					return s, err
 				}

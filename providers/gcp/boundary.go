@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,59 +15,13 @@ import (
 	"github.com/taskpass/taskpass/broker"
 )
 
-var (
-	placeholder = regexp.MustCompile(`\{\{\.(?:TaskID|AgentID|Metadata\.([A-Za-z0-9._:@-]+))\}\}`)
-	idRun       = regexp.MustCompile(`^[A-Za-z0-9._:@-]*$`)
-)
-
-// checkPrefix refuses what would let one task's prefix match another's objects: after the last placeholder there must
-// stand a character that no id contains. tasks/{{.TaskID}} would let task "a" into task "ab".
+// checkPrefix refuses what is no beginning of an object's name, and what would let one task's prefix match another's
+// objects.
 func checkPrefix(text string) error {
-	rest := placeholder.ReplaceAllString(text, "")
-	if strings.Contains(rest, "{{") || strings.Contains(rest, "}}") {
-		return errors.New("has a placeholder that is not {{.TaskID}}, {{.AgentID}} or {{.Metadata.key}}")
-	}
-	if len(rest) > 1024 || strings.ContainsFunc(rest, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	if len(text) > maxObjectName || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return errors.New("is no beginning of an object's name")
 	}
-	at := placeholder.FindAllStringIndex(text, -1)
-	for i, span := range at {
-		end := len(text)
-		if i+1 < len(at) {
-			end = at[i+1][0]
-		}
-		if idRun.MatchString(text[span[1]:end]) {
-			return errors.New("has a placeholder that runs into what follows: one id could match another's beginning; put a / after it")
-		}
-	}
-	return nil
-}
-
-// fill puts the credential's values in place of the placeholders. Task and agent ids have a safe alphabet by contract; a
-// metadata value must have it too once it is used here.
-func fill(text string, c broker.Credential) (string, error) {
-	var failed error
-	out := placeholder.ReplaceAllStringFunc(text, func(found string) string {
-		value := ""
-		switch name := found[len("{{.") : len(found)-len("}}")]; name {
-		case "TaskID":
-			value = c.TaskID
-		case "AgentID":
-			value = c.AgentID
-		default:
-			key := strings.TrimPrefix(name, "Metadata.")
-			if value = c.Metadata[key]; !broker.ValidID(value) {
-				e := broker.Errorf(broker.CodeInvalidRequest, "metadata %s is used in this profile's boundary: it must be 1-128 of A-Z a-z 0-9 . _ : @ -", key)
-				e.Faults = []broker.Fault{{Pointer: "/metadata/" + key, Reason: "is used in this profile's boundary and must be 1-128 of A-Z a-z 0-9 . _ : @ -"}}
-				failed = e
-			}
-		}
-		if failed == nil && !broker.ValidID(value) {
-			failed = broker.Errorf(broker.CodeInvalidRequest, "an id has characters that no boundary may hold")
-		}
-		return value
-	})
-	return out, failed
+	return broker.Template(text).CheckApart(broker.MatchPrefix)
 }
 
 // oauthScopes are those of all of the credential's scopes, sorted, each once.
@@ -149,7 +102,7 @@ func (r Rule) resolve(c broker.Credential) (downscope.AccessBoundaryRule, error)
 	if r.Prefix == "" {
 		return out, nil
 	}
-	prefix, err := fill(r.Prefix, c)
+	prefix, err := broker.Template(r.Prefix).Fill(c.Placeholder)
 	if err != nil {
 		return out, err
 	}

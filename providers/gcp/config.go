@@ -65,15 +65,16 @@ type Rule struct {
 }
 
 const (
-	maxRules     = 10
-	minTTL       = 10 * time.Second
-	maxTTL       = time.Hour
-	longTTL      = 12 * time.Hour
-	idTokenTTL   = time.Hour + time.Minute // Google fixes an hour; the minute is for the asking
-	keyTokenLife = time.Hour               // of what is made with a key
-	maxKeyTTL    = 12 * time.Hour
-	defaultSkew  = 2 * time.Minute
-	defaultGrace = 5 * time.Second
+	maxRules      = 10
+	maxObjectName = 1024 // bytes: https://cloud.google.com/storage/docs/objects#naming
+	minTTL        = 10 * time.Second
+	maxTTL        = time.Hour
+	longTTL       = 12 * time.Hour
+	idTokenTTL    = time.Hour + time.Minute // Google fixes an hour; the minute is for the asking
+	keyTokenLife  = time.Hour               // of what is made with a key
+	maxKeyTTL     = 12 * time.Hour
+	defaultSkew   = 2 * time.Minute
+	defaultGrace  = 5 * time.Second
 
 	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
 	googleToken   = "https://oauth2.googleapis.com/token"

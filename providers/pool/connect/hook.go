@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,16 +43,13 @@ const (
 	maxBody     = 16 << 10
 )
 
-var placeholder = regexp.MustCompile(`\{\{\.(Name|VendorID|Fingerprint)\}\}`)
-
 func (c *HTTP) check(f *faults) {
-	rest := placeholder.ReplaceAllString(c.URL+c.Body, "")
-	if strings.Contains(rest, "{{") || strings.Contains(rest, "}}") {
+	if !broker.Template(c.URL).Check(named) || !broker.Template(c.Body).Check(named) {
 		f.add("http", "has a placeholder that is not {{.Name}}, {{.VendorID}} or {{.Fingerprint}}")
 	}
 	f.endpoint("http.url", fillURL(c.URL, sample))
 	if scheme, host, ok := strings.Cut(c.URL, "://"); ok {
-		if host, _, _ = strings.Cut(host, "/"); placeholder.MatchString(scheme + host) {
+		if host, _, _ = strings.Cut(host, "/"); len(names(scheme, host)) > 0 {
 			f.add("http.url", "has a placeholder before its path")
 		}
 	}
@@ -63,7 +59,7 @@ func (c *HTTP) check(f *faults) {
 	if c.Body != "" && (len(c.Body) > maxBody || !json.Valid(fillJSON(c.Body, sample))) {
 		f.add("http.body", "is not JSON of at most %d bytes", maxBody)
 	}
-	if c.Body != "" && !placeholder.MatchString(c.Body+c.URL) {
+	if c.Body != "" && len(names(c.URL, c.Body)) == 0 {
 		f.add("http.body", "names no key: it needs one of the placeholders, or the url does")
 	}
 	for _, r := range []struct {
@@ -89,16 +85,25 @@ func (c *HTTP) check(f *faults) {
 // sample has what a value may have at the worst.
 var sample = map[string]string{"Name": `a"\{}/?#%b`, "VendorID": "\x01é,:", "Fingerprint": strings.Repeat("0a", sha256.Size)}
 
+func named(name string) bool { _, ok := sample[name]; return ok }
+
+func names(texts ...string) (all []string) {
+	for _, text := range texts {
+		all = append(all, broker.Template(text).Names()...)
+	}
+	return all
+}
+
 func fillURL(text string, values map[string]string) string {
-	return placeholder.ReplaceAllStringFunc(text, func(found string) string {
-		return strings.ReplaceAll(url.PathEscape(values[field(found)]), "&", "%26") // in a query too
+	return fill(text, values, func(value string) string {
+		return strings.ReplaceAll(url.PathEscape(value), "&", "%26") // in a query too
 	})
 }
 
 // fillJSON puts values into JSON strings, escaped as such.
 func fillJSON(text string, values map[string]string) []byte {
-	return []byte(placeholder.ReplaceAllStringFunc(text, func(found string) string {
-		quoted, err := json.Marshal(values[field(found)])
+	return []byte(fill(text, values, func(value string) string {
+		quoted, err := json.Marshal(value)
 		if err != nil {
 			return ""
 		}
@@ -106,7 +111,10 @@ func fillJSON(text string, values map[string]string) []byte {
 	}))
 }
 
-func field(found string) string { return strings.Trim(found, "{}.") }
+func fill(text string, values map[string]string, escape func(string) string) string {
+	filled, _ := broker.Template(text).Fill(func(name string) (string, error) { return escape(values[name]), nil }) // so it cannot fail
+	return filled
+}
 
 type hook struct {
 	vendor
@@ -182,13 +190,13 @@ func (h *hook) End(ctx context.Context, k Key) (broker.Revocation, error) {
 // values are what the placeholders stand for. What is used must be there: an empty id would name another thing.
 func (h *hook) values(k Key) (map[string]string, error) {
 	values := map[string]string{"Name": k.Name, "VendorID": k.VendorID, "Fingerprint": hex.EncodeToString(k.Fingerprint)}
-	text := h.cfg.URL
+	used := names(h.cfg.URL)
 	if h.cfg.Body != defaultBody {
-		text += h.cfg.Body
+		used = append(used, names(h.cfg.Body)...)
 	}
-	for _, found := range placeholder.FindAllString(text, -1) {
-		if value := values[field(found)]; strings.Trim(value, ".") == "" { // "." and ".." would climb in a path
-			return nil, broker.Errorf(broker.CodeUpstreamRefused, "the key has no %s, which the hook's url or body uses: the operator should add it", field(found))
+	for _, name := range used {
+		if strings.Trim(values[name], ".") == "" { // "." and ".." would climb in a path
+			return nil, broker.Errorf(broker.CodeUpstreamRefused, "the key has no %s, which the hook's url or body uses: the operator should add it", name)
 		}
 	}
 	return values, nil

@@ -184,6 +184,7 @@ func TestCheck(t *testing.T) {
 		"hook of any host":    {hook(func(h *connect.HTTP) { h.URL = "https://{{.Name}}.example.com/" }), []string{"http.url", "http.url"}},
 		"another placeholder": {hook(func(h *connect.HTTP) { h.Body = `{"k":"{{.Value}} {{.Name}}"}` }), []string{"http"}},
 		"an action":           {hook(func(h *connect.HTTP) { h.Body = `{"k":"{{printf .Name}}{{.Name}}"}` }), []string{"http"}},
+		"an object in one":    {hook(func(h *connect.HTTP) { h.Body = `{"k":{"n":"{{.Name}}"}}` }), nil}, // its }} was once taken for a placeholder's
 		"outside a string":    {hook(func(h *connect.HTTP) { h.Body = `{"k":{{.Name}}}` }), []string{"http.body"}},
 		"names no key":        {hook(func(h *connect.HTTP) { h.Body = `{}` }), []string{"http.body"}},
 		"unsigned":            {hook(func(h *connect.HTTP) { h.Secret = "" }), []string{"http.secret"}},
