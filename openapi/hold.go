@@ -69,7 +69,7 @@ func (s *server) WatchCredential(ctx context.Context, r WatchCredentialRequestOb
 // RedeemTicket implements StrictServerInterface.
 func (s *server) RedeemTicket(ctx context.Context, r RedeemTicketRequestObject) (RedeemTicketResponseObject, error) {
 	client := *callerOf(ctx)
-	if wait := s.guesses.blocked(client.Addr); wait > 0 {
+	if wait := s.guesses.Wait(client.Addr); wait > 0 {
 		e := broker.Errorf(broker.CodeRateLimited, "too many tickets from this address were not known here")
 		e.RetryAfter = wait
 		return nil, e
@@ -77,7 +77,7 @@ func (s *server) RedeemTicket(ctx context.Context, r RedeemTicketRequestObject) 
 	issued, err := s.Broker.Redeem(ctx, client, r.Body.Ticket)
 	if err != nil {
 		if broker.AsError(err).Code == broker.CodeNotFound {
-			s.guesses.count(client.Addr)
+			s.guesses.Wrong(client.Addr)
 		}
 		return nil, err
 	}

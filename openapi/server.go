@@ -49,8 +49,8 @@ type Config struct {
 type server struct {
 	Config
 	spec    *openapi3.T
-	guesses *guesses
-	exports chan struct{} // bounds how many run at once
+	guesses *broker.Guesses // of tickets
+	exports chan struct{}   // bounds how many run at once
 }
 
 // New makes the handler of the whole HTTP contract.
@@ -65,7 +65,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the contract: %w", err)
 	}
-	s := &server{cfg, spec, newGuesses(), make(chan struct{}, exportsAtOnce)}
+	s := &server{cfg, spec, broker.NewGuesses(cfg.Broker.Clock), make(chan struct{}, exportsAtOnce)}
 	r := chi.NewRouter()
 	r.Use(identify, s.observe, s.recoverPanic, limitBody)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {

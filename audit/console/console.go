@@ -93,8 +93,8 @@ var static embed.FS
 type console struct {
 	Config
 	pages   *template.Template
-	guesses *guesses
-	streams chan struct{} // bounds live pages
+	guesses *broker.Guesses // of tokens, at the sign-in
+	streams chan struct{}   // bounds live pages
 	assets  map[string]asset
 	mux     *http.ServeMux
 }
@@ -118,7 +118,7 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
-	c := &console{Config: cfg, guesses: newGuesses(cfg.Clock), streams: make(chan struct{}, maxStreams), mux: http.NewServeMux()}
+	c := &console{Config: cfg, guesses: broker.NewGuesses(cfg.Clock), streams: make(chan struct{}, maxStreams), mux: http.NewServeMux()}
 	var err error
 	if c.assets, err = readAssets(); err != nil {
 		return nil, err

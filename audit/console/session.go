@@ -7,10 +7,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -213,8 +215,8 @@ func (c *console) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	addr := client(w, r, broker.Caller{}).Addr
-	if c.guesses.blocked(addr) {
-		w.Header().Set("Retry-After", "5")
+	if wait := c.guesses.Wait(addr); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		again.Fault = "There were too many attempts from your address. Wait a few seconds."
 		c.signInPage(w, r, http.StatusTooManyRequests, again)
 		return
@@ -230,7 +232,7 @@ func (c *console) signIn(w http.ResponseWriter, r *http.Request) {
 			c.fail(w, r, nil, err)
 			return
 		}
-		c.guesses.count(addr)
+		c.guesses.Wrong(addr)
 		c.Logger.WarnContext(r.Context(), "console: sign-in refused", "code", e.Code, "addr", addr)
 		again.Fault = "That token does not open the console: it must be an auditor's or an operator's, and still be good."
 		c.signInPage(w, r, http.StatusUnauthorized, again)
