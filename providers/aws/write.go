@@ -35,6 +35,7 @@ type outcome struct {
 	unfit    map[broker.VersionID]bool  // what no policy has room for
 	revived  bool                       // some of that was said to be denied before
 	cutOff   map[broker.VersionID]bool  // what is refused by the cut-off
+	uncut    []broker.Denial            // what no cut-off is to refuse
 	failed   map[broker.VersionID]error // whose policy could not be written
 	err      error                      // of the policies that could not be written
 	firstEnd time.Time                  // when the first entry has expired; zero: there is none
@@ -78,7 +79,7 @@ func (d *denier) write(ctx context.Context, n notes) (outcome, error) {
 		}
 		if len(was.unfit) > 0 && d.cfg.CutOff == "accept" && !cut {
 			cut = true
-			if did, err := d.cut(ctx, &n); err != nil {
+			if did, err := d.cut(ctx, &n, was.uncut); err != nil {
 				return was, err
 			} else if did {
 				continue
@@ -120,7 +121,11 @@ func (d *denier) plan(ctx context.Context, n *notes) (outcome, error) {
 		if was.firstEnd.IsZero() || entry.ExpiresAt.Before(was.firstEnd) {
 			was.firstEnd = entry.ExpiresAt
 		}
-		needed = needed || covers(n.CutOff, entry)
+		if covers(n.CutOff, entry) {
+			needed = true
+		} else {
+			was.uncut = append(was.uncut, entry)
+		}
 		if covers(n.InForce, entry) {
 			was.cutOff[entry.ID] = true
 		}
@@ -174,17 +179,12 @@ func (n *notes) room(s *shelf) int {
 
 // cut decides to refuse all sessions of the role that are older than a moment, and has the versions that this may kill ended,
 // so that their tasks are told to refresh. Those that were issued within the last minute live by either clock. It does
-// nothing where that would spare no entry.
-func (d *denier) cut(ctx context.Context, n *notes) (bool, error) {
+// nothing where that would spare no entry of those that the plan read: what was asked to end since has a run of its own.
+func (d *denier) cut(ctx context.Context, n *notes, uncut []broker.Denial) (bool, error) {
 	now := d.clock()
 	after := *n
 	after.CutOff = now.Add(-2 * skew).UTC().Truncate(time.Second)
-	list, err := d.denials.Denied(ctx, d.arn, now.Add(-skew))
-	if err != nil {
-		return false, err
-	}
-	helps := slices.ContainsFunc(list, func(entry broker.Denial) bool { return covers(after.CutOff, entry) && !covers(n.CutOff, entry) })
-	if !helps {
+	if !slices.ContainsFunc(uncut, func(entry broker.Denial) bool { return covers(after.CutOff, entry) }) {
 		return false, nil
 	}
 	d.logger.WarnContext(ctx, "deny policies are full: every older session of the role is cut off", "role", d.arn, "before", after.CutOff)
