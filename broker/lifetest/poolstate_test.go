@@ -3,13 +3,18 @@ package lifetest
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/openapi/client"
 	"github.com/taskpass/taskpass/providers/pool"
+	"github.com/taskpass/taskpass/providers/pool/connect"
 )
 
 // After a normal end a key rests as its pool says.
@@ -228,6 +233,45 @@ func TestRetired(t *testing.T) {
 	p.settled()
 	p.mustIssue(ask("p", "t2", agent("x")))
 	p.as("orch").issue(ask("p", "t3", agent("y"))).want(t, broker.CodePoolExhausted)
+	p.sound()
+}
+
+// The vendor can be told of a key that was retired before the vendor was there: the version was once stuck for good, for
+// with the key's value the vendor's name for it was gone.
+func TestRetiredBeforeTheVendorWasTold(t *testing.T) {
+	t.Parallel()
+	var up atomic.Bool
+	told := make(chan string, 1)
+	vendor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !up.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		told <- r.URL.Path
+	}))
+	t.Cleanup(vendor.Close)
+	secret := filepath.Join(t.TempDir(), "hook")
+	if err := os.WriteFile(secret, []byte("hook"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newPools(t, map[string]pool.Config{"p": {Vendor: &connect.Config{HTTP: &connect.HTTP{
+		URL: vendor.URL + "/{{.VendorID}}", Secret: broker.Ref("file:" + secret),
+	}}}})
+	p.as("ops").addKey(client.NewPoolKey{Name: "k", Value: p.value(), VendorID: "id-7"}).want(t, http.StatusCreated)
+	c := p.mustIssue(ask("p", "t1"))
+	p.as("orch").revoke(c.ID).want(t, http.StatusAccepted)
+	p.as("ops").changeKey("k", client.Retire, "leaked").want(t, http.StatusOK)
+	up.Store(true)
+	p.clock.advance(time.Hour)
+	p.settled()
+	got := p.as("orch").get(c.ID).state
+	if got.Status != client.Revoked || got.Revocation.Result != client.Denied {
+		t.Fatalf("it is %s (%+v)", got.Status, got.Revocation)
+	}
+	if path := <-told; path != "/id-7" {
+		t.Errorf("the vendor was told of %s", path)
+	}
+	p.wantState("k", client.Retired)
 	p.sound()
 }
 

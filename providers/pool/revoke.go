@@ -87,10 +87,18 @@ func (p *Provider) end(ctx context.Context, c broker.Credential, keys []key, nam
 		return broker.Revocation{}, broker.ErrNotRotated
 	}
 	told := connect.Key{Name: name, Fingerprint: c.Version.Fingerprint}
+	known := slices.ContainsFunc(p.cfg.Keys, func(k Key) bool { return k.Name == name })
 	for _, k := range keys {
-		if k.name == name && bytes.Equal(k.fingerprint, told.Fingerprint) {
+		if k.name != name {
+			continue
+		}
+		known = true
+		if bytes.Equal(k.fingerprint, told.Fingerprint) {
 			told.VendorID = k.vendorID
 		}
+	}
+	if !known { // it was retired: what the vendor called it is on the record, and no new value bears that id
+		told.VendorID = c.Version.Trace["vendor_id"]
 	}
 	if told.VendorID == "" && p.cfg.Vendor.HTTP == nil { // nobody said how the vendor calls it
 		return broker.Revocation{}, broker.ErrNotRotated
