@@ -72,7 +72,7 @@ var codes = map[Code]struct {
 	CodeUpstreamRefused:     {http.StatusBadGateway, false},
 	CodeUpstreamError:       {http.StatusBadGateway, true},
 	CodeUnavailable:         {http.StatusServiceUnavailable, true},
-	CodeCircuitOpen:         {http.StatusServiceUnavailable, true},
+	CodeCircuitOpen:         {http.StatusServiceUnavailable, false},
 	CodeUpstreamTimeout:     {http.StatusGatewayTimeout, true},
 }
 

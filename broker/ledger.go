@@ -67,7 +67,7 @@ type Versions interface {
 	Give(ctx context.Context, id VersionID, e Event) error
 
 	// Strike counts a version that its holder reported as refused, once, in a row, writes the event, and answers the count.
-	// With pardon the row begins anew.
+	// With pardon the row begins anew, unless that version was itself refused.
 	Strike(ctx context.Context, id CredentialID, number int, pardon bool, events ...Event) (int, error)
 
 	// Record writes events that change no state.

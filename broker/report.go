@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// maxStrikes is how many refusals in a row a credential's holder may report before it is told to stop.
-const maxStrikes = 3
+// maxStrikes is how many refusals in a row a credential's holder may report before it is told to stop, for this cause. The
+// circuit stays open until the credential's end.
+const (
+	maxStrikes        = 3
+	causeRefusedAgain = "refused_again"
+)
 
 // Action is what a holder does after its upstream said no. Never the same again with the same secret after a 401.
 type Action string
@@ -65,6 +69,8 @@ func (b *Broker) Report(ctx context.Context, caller Caller, id CredentialID, r R
 func (b *Broker) advise(ctx context.Context, caller Caller, c Credential, r Report) (Advice, error) {
 	good := c.Version.State == StateActive && c.Version.Cause != CauseCutOff && b.now().Before(c.Version.ExpiresAt)
 	switch {
+	case r.Status < http.StatusBadRequest && c.Strikes >= maxStrikes: // who was halted does not let itself go on
+		return Advice{Action: ActionHalt, Cause: causeRefusedAgain}, nil
 	case r.Status < http.StatusBadRequest:
 		return Advice{Action: ActionRetry, Cause: "accepted"}, b.worked(ctx, c, r)
 	case r.Status == http.StatusTooManyRequests:
@@ -112,7 +118,7 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	}
 	if strikes >= maxStrikes {
 		b.Logger.WarnContext(ctx, "versions are refused one after the other; their holder is halted", "credential_id", c.ID, "strikes", strikes)
-		return Advice{Action: ActionHalt, Cause: "refused_again"}, nil
+		return Advice{Action: ActionHalt, Cause: causeRefusedAgain}, nil
 	}
 	next, err := b.refresh(ctx, caller, c.ID, c.Version.Number, "")
 	switch e := AsError(err); {
@@ -127,7 +133,7 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	}
 }
 
-// worked ends the row of refusals.
+// worked ends the row of refusals: a version that came after the refused one is accepted.
 func (b *Broker) worked(ctx context.Context, c Credential, r Report) error {
 	if r.Version != c.Version.Number {
 		return nil

@@ -42,8 +42,9 @@ func TestCodes(t *testing.T) {
 			if !slices.Contains(broker.Codes(), c) || c.Status() != status {
 				t.Errorf("%s answers %d, want %d", c, c.Status(), status)
 			}
-			// What a caller must change is not retryable; what time may mend is. An upstream's refusal is for its operator.
-			want := status == http.StatusTooManyRequests || status >= 500 && code != "upstream_refused"
+			// What a caller must change is not retryable; what time may mend is. An upstream's refusal is for its operator, and
+			// an open circuit stays open for as long as its credential lives.
+			want := status == http.StatusTooManyRequests || status >= 500 && code != "upstream_refused" && code != "circuit_open"
 			if c.Retryable() != want {
 				t.Errorf("%s is retryable: %v", c, c.Retryable())
 			}

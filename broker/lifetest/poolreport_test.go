@@ -95,10 +95,38 @@ func TestCircuit(t *testing.T) {
 	agent.refresh(c.ID, 5).want(t, broker.CodeCircuitOpen)
 	agent.refresh(c.ID, 0, "key").want(t, broker.CodeCircuitOpen)
 	agent.report(c.ID, 5, 401).wantAdvice(t, client.Halt, "refused_again")
+	// A halted holder once closed its circuit by saying that all is well.
+	agent.report(c.ID, 5, 200).wantAdvice(t, client.Halt, "refused_again")
+	agent.report(c.ID, 4, 200).wantAdvice(t, client.Halt, "refused_again")
+	agent.resolve(c.ID).want(t, broker.CodeCircuitOpen)
+	agent.refresh(c.ID, 5).want(t, broker.CodeCircuitOpen)
 	if n := one[int](p.rig, "SELECT max(number) FROM versions"); n != 5 {
 		t.Errorf("a halted holder got version %d", n)
 	}
 	agent.revoke(c.ID)
+	p.sound()
+}
+
+// A holder that was refused, and for which there is no other secret, ends no row by saying that the same one works after all:
+// only the version after it can. It might else be refused for ever without being halted.
+func TestRefusedVersionPardonsNothing(t *testing.T) {
+	t.Parallel()
+	p := newPools(t, map[string]pool.Config{"p": {}})
+	p.hand(1)
+	c, agent := p.mustIssue(ask("p", "t1")), p.as("orch")
+	for refused, cause := range []string{string(broker.CodePoolExhausted), string(broker.CodePoolExhausted), "refused_again"} { // the key rests
+		if refused > 0 {
+			c = agent.refresh(c.ID, c.Version).want(t, http.StatusCreated).issued
+		}
+		agent.report(c.ID, c.Version, 401).wantAdvice(t, client.Halt, cause)
+		agent.report(c.ID, c.Version, 200).want(t, http.StatusOK)
+		if n := one[int](p.rig, "SELECT strikes FROM credentials"); n != refused+1 {
+			t.Errorf("%d refusals are counted, want %d", n, refused+1)
+		}
+		p.clock.advance(time.Minute)
+		p.settled()
+	}
+	agent.refresh(c.ID, c.Version).want(t, broker.CodeCircuitOpen)
 	p.sound()
 }
 

@@ -310,10 +310,11 @@ UPDATE upkeep SET due_at = LEAST(upkeep.due_at, @at) FROM versions WHERE version
 -- name: GiveVersion :exec
 UPDATE versions SET ungiven = false WHERE id = @id AND ungiven;
 
--- StrikeCredential counts a version once, however often it is reported.
+-- StrikeCredential counts a version once, however often it is reported. Only a version that was not refused itself pardons
+-- the row: the holder of one that was has been told to move on, or to halt.
 -- name: StrikeCredential :one
-UPDATE credentials SET strikes = CASE WHEN @pardon::boolean THEN 0 WHEN struck = @number THEN strikes ELSE strikes + 1 END,
-    struck = CASE WHEN @pardon THEN 0 ELSE @number END
+UPDATE credentials SET strikes = CASE WHEN struck = @number THEN strikes WHEN @pardon::boolean THEN 0 ELSE strikes + 1 END,
+    struck = CASE WHEN @pardon AND struck <> @number THEN 0 ELSE @number END
 WHERE id = @id RETURNING strikes;
 
 -- PoolPace is how many keys of each pool are free, how many were taken in the last ten minutes, and how many come back in

@@ -1224,7 +1224,7 @@ type ClientInterface interface {
 	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-	// scopes and changes nothing. Below 400 ends the row.
+	// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1236,7 +1236,7 @@ type ClientInterface interface {
 	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-	// scopes and changes nothing. Below 400 ends the row.
+	// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1657,7 +1657,7 @@ func (c *Client) RefreshCredential(ctx context.Context, id CredentialID, params 
 // For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 // that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 // answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-// scopes and changes nothing. Below 400 ends the row.
+// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1679,7 +1679,7 @@ func (c *Client) ReportCredentialWithBody(ctx context.Context, id CredentialID, 
 // For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 // that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 // answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-// scopes and changes nothing. Below 400 ends the row.
+// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -3630,7 +3630,7 @@ type ClientWithResponsesInterface interface {
 	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-	// scopes and changes nothing. Below 400 ends the row.
+	// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3642,7 +3642,7 @@ type ClientWithResponsesInterface interface {
 	// For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 	// that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 	// answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-	// scopes and changes nothing. Below 400 ends the row.
+	// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -5320,7 +5320,7 @@ func (c *ClientWithResponses) RefreshCredentialWithResponse(ctx context.Context,
 // For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 // that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 // answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-// scopes and changes nothing. Below 400 ends the row.
+// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -5338,7 +5338,7 @@ func (c *ClientWithResponses) ReportCredentialWithBodyWithResponse(ctx context.C
 // For the holder: the orchestrator that was issued it, or its task. A 401 is on the record and mints the next version where
 // that can help; a holder whose versions are refused three times in a row is halted, and `resolve` and `refresh` then
 // answer `circuit_open`. A key of a pool that is refused several times in a row goes into quarantine. A 403 is a matter of
-// scopes and changes nothing. Below 400 ends the row.
+// scopes and changes nothing. Below 400 ends the row, if that version was not itself refused.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

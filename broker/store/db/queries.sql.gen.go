@@ -2517,20 +2517,21 @@ func (q *Queries) StoppedAccount(ctx context.Context, arg StoppedAccountParams) 
 }
 
 const StrikeCredential = `-- name: StrikeCredential :one
-UPDATE credentials SET strikes = CASE WHEN $1::boolean THEN 0 WHEN struck = $2 THEN strikes ELSE strikes + 1 END,
-    struck = CASE WHEN $1 THEN 0 ELSE $2 END
+UPDATE credentials SET strikes = CASE WHEN struck = $1 THEN strikes WHEN $2::boolean THEN 0 ELSE strikes + 1 END,
+    struck = CASE WHEN $2 AND struck <> $1 THEN 0 ELSE $1 END
 WHERE id = $3 RETURNING strikes
 `
 
 type StrikeCredentialParams struct {
-	Pardon bool
 	Number int32
+	Pardon bool
 	ID     string
 }
 
-// StrikeCredential counts a version once, however often it is reported.
+// StrikeCredential counts a version once, however often it is reported. Only a version that was not refused itself pardons
+// the row: the holder of one that was has been told to move on, or to halt.
 func (q *Queries) StrikeCredential(ctx context.Context, arg StrikeCredentialParams) (int32, error) {
-	row := q.db.QueryRow(ctx, StrikeCredential, arg.Pardon, arg.Number, arg.ID)
+	row := q.db.QueryRow(ctx, StrikeCredential, arg.Number, arg.Pardon, arg.ID)
 	var strikes int32
 	err := row.Scan(&strikes)
 	return strikes, err
