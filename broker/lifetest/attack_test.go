@@ -14,7 +14,7 @@ import (
 
 // Regressions: each of these is an order of steps that once broke a promise.
 
-// whileWaiting runs fn when so many sessions of the service wait for a lock.
+// waitingForLock returns when so many sessions of the service wait for a lock.
 func (r *rig) waitingForLock(n int) {
 	r.t.Helper()
 	eventually(r.t, "sessions wait for a lock", func() bool {
@@ -54,9 +54,11 @@ func TestRevokedWhileRefreshesWait(t *testing.T) {
 	held := r.front.on("AssumeRole", "", late, 1)
 	first := async(func() reply { return r.as("orch").on(0).refresh(c.ID, 1) })
 	<-held.arrived
-	second := async(func() reply { return r.as("orch").on(1).refresh(c.ID, 1) })
-	third := async(func() reply { return r.as("orch").on(1).refresh(c.ID, 0) })
-	time.Sleep(150 * time.Millisecond) // both wait for the first by now
+	var second, third func() reply
+	more(t, &r.replicas[1].store.waits, 2, func() {
+		second = async(func() reply { return r.as("orch").on(1).refresh(c.ID, 1) })
+		third = async(func() reply { return r.as("orch").on(1).refresh(c.ID, 0) })
+	})
 	done := r.as("ops").revoke(c.ID)
 	if done.status != http.StatusOK && done.status != http.StatusAccepted {
 		t.Fatalf("revoke answered %d %s", done.status, done.code)
@@ -88,8 +90,10 @@ func TestRevokedWhileATwinWaits(t *testing.T) {
 	held := r.front.on("AssumeRole", "", late, 1)
 	first := async(func() reply { return r.as("orch").on(0).issue(ask("aws", "t1"), "key") })
 	<-held.arrived
-	twin := async(func() reply { return r.as("orch").on(1).issue(ask("aws", "t1"), "key") })
-	time.Sleep(150 * time.Millisecond)
+	var twin func() reply
+	more(t, &r.replicas[1].store.waits, 1, func() {
+		twin = async(func() reply { return r.as("orch").on(1).issue(ask("aws", "t1"), "key") })
+	})
 	id := r.as("ops").find(client.ListCredentialsParams{}).list[0].ID
 	if done := r.as("ops").revoke(id); done.status != http.StatusOK && done.status != http.StatusAccepted {
 		t.Fatalf("revoke answered %d %s", done.status, done.code)
@@ -157,7 +161,7 @@ func TestTaskEndedAtTheMomentOfActivation(t *testing.T) {
 	held.letGo()
 	r.waitingForLock(1)
 	ended := async(func() reply { return r.as("ops").on(1).endTask("t1") })
-	time.Sleep(300 * time.Millisecond) // it waits for the activation by now, or has gone on without
+	r.waitingForLock(2) // the end, for the activation
 	free()
 	issued, done := first(), ended()
 	if done.status != http.StatusOK && done.status != http.StatusAccepted {
@@ -355,11 +359,13 @@ func TestLimitBesideARefresh(t *testing.T) {
 		waits = append(waits, async(func() reply { return r.as("orch").on(0).issue(ask("none", "t1")) }))
 	}
 	r.waitingForLock(2)
-	refreshed := async(func() reply { return r.as("orch").on(0).refresh(held.ID, 1) })
-	for range 10 {
-		waits = append(waits, async(func() reply { return r.as("orch").on(0).issue(ask("none", "t2")) }))
-	}
-	time.Sleep(300 * time.Millisecond)
+	var refreshed func() reply
+	more(t, &r.replicas[0].store.intents, 11, func() {
+		refreshed = async(func() reply { return r.as("orch").on(0).refresh(held.ID, 1) })
+		for range 10 {
+			waits = append(waits, async(func() reply { return r.as("orch").on(0).issue(ask("none", "t2")) }))
+		}
+	})
 	free()
 	refreshed().want(t, http.StatusCreated)
 	for _, wait := range waits {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
-	"github.com/taskpass/taskpass/broker/store"
 	"github.com/taskpass/taskpass/openapi/client"
 	"github.com/taskpass/taskpass/providers/pool"
 	plain "github.com/taskpass/taskpass/providers/sandbox/model"
@@ -65,7 +64,7 @@ func poolProfile(t testing.TB, name string, c pool.Config, b *broker.Config) bro
 	if faults := c.Check(); len(faults) > 0 {
 		t.Fatalf("%v", faults)
 	}
-	upstream, err := pool.New(c, pool.Deps{Slots: b.Ledger.(*store.Store), Sealer: b.Sealer, Clock: b.Clock})
+	upstream, err := pool.New(c, pool.Deps{Slots: b.Ledger.(*ledger), Sealer: b.Sealer, Clock: b.Clock})
 	if err != nil {
 		t.Fatal(err)
 	}

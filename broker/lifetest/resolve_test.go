@@ -100,10 +100,11 @@ func TestWatch(t *testing.T) {
 			r := newRig(t)
 			issued := r.mustIssue(ask("aws", "t1", taskToken))
 			waits := []func() reply{}
-			for _, by := range []caller{r.as("orch"), r.by(issued.TaskToken), r.as("aud"), r.as("ops")} {
-				waits = append(waits, async(func() reply { return by.on(0).watch(issued.ID, 1, 30*time.Second) }))
-			}
-			time.Sleep(200 * time.Millisecond) // they wait by now
+			more(t, &r.replicas[0].store.waits, 4, func() {
+				for _, by := range []caller{r.as("orch"), r.by(issued.TaskToken), r.as("aud"), r.as("ops")} {
+					waits = append(waits, async(func() reply { return by.on(0).watch(issued.ID, 1, 30*time.Second) }))
+				}
+			})
 			start := time.Now()
 			c.change(r, issued.ID)
 			for _, wait := range waits {
@@ -153,8 +154,13 @@ func TestWatchWithoutItsConnection(t *testing.T) {
 	c := r.mustIssue(ask("aws", "t1"))
 	listening := `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`
 	eventually(t, "both listen", func() bool { return one[int](r, listening) == 2 })
-	wait := async(func() reply { return r.as("orch").on(0).watch(c.ID, 1, 30*time.Second) })
-	time.Sleep(100 * time.Millisecond)
+	var wait func() reply
+	watching := func(version int) {
+		more(t, &r.replicas[0].store.waits, 1, func() {
+			wait = async(func() reply { return r.as("orch").on(0).watch(c.ID, version, 30*time.Second) })
+		})
+	}
+	watching(1)
 	r.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`)
 	start := time.Now()
 	r.as("orch").on(1).refresh(c.ID, 1).want(t, http.StatusCreated)
@@ -163,8 +169,7 @@ func TestWatchWithoutItsConnection(t *testing.T) {
 		t.Errorf("heard of it after %s", took)
 	}
 	eventually(t, "both listen again", func() bool { return one[int](r, listening) == 2 })
-	wait = async(func() reply { return r.as("orch").on(0).watch(c.ID, 2, 30*time.Second) })
-	time.Sleep(100 * time.Millisecond)
+	watching(2)
 	start = time.Now()
 	r.as("orch").on(1).refresh(c.ID, 2).want(t, http.StatusCreated)
 	wait().want(t, http.StatusOK)

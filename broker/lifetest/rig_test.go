@@ -100,7 +100,7 @@ type tb interface {
 
 // replica is one process's worth of the house.
 type replica struct {
-	store   *store.Store
+	store   *ledger
 	broker  *broker.Broker
 	callers *auth.Authenticator
 	url     string
@@ -203,9 +203,9 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 	}
 	t.Cleanup(s.Close)
 	watch := metrics.New(s)
-	p := &replica{store: s, callers: auth.New(s, r.clock.Now)}
+	p := &replica{store: &ledger{Store: s}, callers: auth.New(s, r.clock.Now)}
 	cfg := broker.Config{
-		Ledger: s, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, Observer: watch,
+		Ledger: p.store, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, Observer: watch,
 		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Second, SweepEvery: 5 * time.Millisecond,
 	}
 	for _, option := range options {
