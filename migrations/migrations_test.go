@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
@@ -22,12 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := pgtest.Main(m, nil) // each test begins with an empty database
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, nil)) // each test begins with an empty database
 }
 
 // login is a fresh account: roles belong to the whole server.

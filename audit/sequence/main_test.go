@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"sync"
 	"testing"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/audit/tree"
@@ -28,19 +26,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		u, err := url.Parse(adminURL)
-		if err != nil {
-			return err
-		}
-		password, _ := u.User.Password()
-		return migrations.Up(ctx, adminURL, migrations.Login{Name: login, Password: broker.NewSecret(password)})
-	})
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		return migrations.Up(ctx, db.AdminURL, migrations.Login{Name: login, Password: broker.NewSecret(db.Password)})
+	}))
 }
 
 // record is a database with a record, its tree, and the superuser beside it.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
@@ -37,14 +36,14 @@ func own(t testing.TB) database {
 
 func TestMain(m *testing.M) {
 	var dropShared func() error
-	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		u, err := url.Parse(adminURL)
+	code := pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		u, err := url.Parse(db.AdminURL)
 		if err != nil {
 			return err
 		}
 		password, given := u.User.Password()
 		l := migrations.Login{Name: login, Password: broker.NewSecret(password)}
-		if err := migrations.Up(ctx, adminURL, l); err != nil {
+		if err := migrations.Up(ctx, db.AdminURL, l); err != nil {
 			return err
 		}
 		shared.name = "shared_" + string(broker.NewVersionID())
@@ -72,7 +71,7 @@ func TestMain(m *testing.M) {
 	if dropShared != nil {
 		err = dropShared()
 	}
-	if err = errors.Join(err, goleak.Find()); err != nil && code == 0 {
+	if err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 )
@@ -32,12 +31,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	code := pgtest.Main(m, nil) // empty databases: `migrate` is under test too
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, nil)) // empty databases: `migrate` is under test too
 }
 
 // result is what a command said and how it ended.

@@ -2,12 +2,8 @@ package aws_test
 
 import (
 	"context"
-	"fmt"
-	"net/url"
 	"os"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
@@ -22,23 +18,10 @@ const login = "taskpass_aws_test"
 var ledgerURL broker.Secret
 
 func TestMain(m *testing.M) {
-	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		u, err := url.Parse(adminURL)
-		if err != nil {
-			return err
-		}
-		password, given := u.User.Password()
-		if u.User = url.User(login); given {
-			u.User = url.UserPassword(login, password)
-		}
-		ledgerURL = broker.NewSecret(u.String())
-		return migrations.Up(ctx, adminURL, migrations.Login{Name: login})
-	})
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		ledgerURL = broker.NewSecret(db.URL(login))
+		return migrations.Up(ctx, db.AdminURL, migrations.Login{Name: login, Password: broker.NewSecret(db.Password)})
+	}))
 }
 
 // replicas are stores of the one database, one a replica.

@@ -2,12 +2,8 @@ package pool_test
 
 import (
 	"context"
-	"fmt"
-	"net/url"
 	"os"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
@@ -36,23 +32,10 @@ var sealer = func() broker.Sealer {
 }()
 
 func TestMain(m *testing.M) {
-	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		u, err := url.Parse(adminURL)
-		if err != nil {
-			return err
-		}
-		password, given := u.User.Password()
-		if u.User = url.User(login); given {
-			u.User = url.UserPassword(login, password)
-		}
-		ledgerURL = u.String()
-		return migrations.Up(ctx, adminURL, migrations.Login{Name: login})
-	})
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		ledgerURL = db.URL(login)
+		return migrations.Up(ctx, db.AdminURL, migrations.Login{Name: login, Password: broker.NewSecret(db.Password)})
+	}))
 }
 
 // replicas are stores of the one database, one a replica.

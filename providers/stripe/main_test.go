@@ -2,11 +2,8 @@ package stripe_test
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
@@ -17,14 +14,9 @@ import (
 const login = "taskpass_stripe_test"
 
 func TestMain(m *testing.M) {
-	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		return migrations.Up(ctx, adminURL, migrations.Login{Name: login})
-	})
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		return migrations.Up(ctx, db.AdminURL, migrations.Login{Name: login, Password: broker.NewSecret(db.Password)})
+	}))
 }
 
 // replicas are stores of one database, one a replica. Each call has a database of its own: what is due in one is nobody

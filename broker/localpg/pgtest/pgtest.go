@@ -3,7 +3,9 @@
 // A test binary starts one server, builds one template database in it (the caller
 // migrates it, so that pgtest knows no schema) and copies that for each test:
 //
-//	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, migrate)) }
+//	func TestMain(m *testing.M) {
+//		os.Exit(pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error { return migrate(ctx, db.AdminURL) }))
+//	}
 //
 //	func TestIssue(t *testing.T) {
 //		t.Parallel()
@@ -29,16 +31,18 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker/localpg"
 )
 
 const limit = 30 * time.Second // for one administrative statement on a busy machine
 
-// DB is a database that one test has to itself.
+// DB is a database that one test has to itself, or the template.
 type DB struct {
 	Name     string
 	AdminURL string // as superuser
+	Password string // of every role; empty where the server asks for none
 	url      func(user string) string
 }
 
@@ -51,16 +55,21 @@ func (db DB) URL(user string) string { return db.url(user) }
 type cluster struct {
 	url      func(user, database string) string
 	admin    string // superuser's name
+	password string
 	template string
 	creating sync.Mutex // PostgreSQL refuses to copy a template twice at a time
 }
 
 var current *cluster
 
-// Main starts the server, builds the template, runs the tests and stops the server.
-// It returns the exit code for os.Exit. A nil template leaves the template empty.
-func Main(m *testing.M, template func(ctx context.Context, adminURL string) error) int {
+// Main starts the server, builds the template, runs the tests, stops the server and
+// looks whether the tests left a goroutine behind. It returns the exit code for
+// os.Exit. A nil template leaves the template empty.
+func Main(m *testing.M, template func(ctx context.Context, db DB) error) int {
 	code, err := run(m, template)
+	if err == nil && code == 0 {
+		err = goleak.Find()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		return max(code, 1)
@@ -68,12 +77,12 @@ func Main(m *testing.M, template func(ctx context.Context, adminURL string) erro
 	return code
 }
 
-func run(m *testing.M, template func(ctx context.Context, adminURL string) error) (code int, err error) {
+func run(m *testing.M, template func(ctx context.Context, db DB) error) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c := &cluster{template: "template_taskpass_" + suffix()}
 	if given := os.Getenv("TASKPASS_TEST_DATABASE_URL"); given != "" {
-		if c.url, c.admin, err = urlsOf(given); err != nil {
+		if err := c.use(given); err != nil {
 			return 1, err
 		}
 		defer func() { err = errors.Join(err, c.exec("DROP DATABASE IF EXISTS "+c.template+" WITH (FORCE)")) }()
@@ -96,7 +105,7 @@ func run(m *testing.M, template func(ctx context.Context, adminURL string) error
 		return 1, err
 	}
 	if template != nil {
-		if err := template(ctx, c.url(c.admin, c.template)); err != nil {
+		if err := template(ctx, c.db(c.template)); err != nil {
 			return 1, fmt.Errorf("build the template database: %w", err)
 		}
 	}
@@ -124,10 +133,13 @@ func New(t testing.TB) DB {
 			t.Errorf("pgtest: %v", err)
 		}
 	})
+	return c.db(name)
+}
+
+func (c *cluster) db(name string) DB {
 	return DB{
-		Name:     name,
-		AdminURL: c.url(c.admin, name),
-		url:      func(user string) string { return c.url(user, name) },
+		Name: name, AdminURL: c.url(c.admin, name), Password: c.password,
+		url: func(user string) string { return c.url(user, name) },
 	}
 }
 
@@ -146,22 +158,25 @@ func (c *cluster) exec(statement string) error {
 	return nil
 }
 
-// urlsOf derives from a superuser's URL those of other roles and databases. The
-// password stays: on a server for tests it may as well be everybody's.
-func urlsOf(given string) (urls func(user, database string) string, admin string, err error) {
+// use takes a superuser's URL of a server. The password stays for other roles and
+// databases: on a server for tests it may as well be everybody's.
+func (c *cluster) use(given string) error {
 	base, err := url.Parse(given)
 	if err != nil || base.User.Username() == "" || !strings.HasPrefix(base.Scheme, "postgres") {
-		return nil, "", errors.New("TASKPASS_TEST_DATABASE_URL: want postgres://superuser[:password]@host/database")
+		return errors.New("TASKPASS_TEST_DATABASE_URL: want postgres://superuser[:password]@host/database")
 	}
-	return func(user, database string) string {
+	asks := false
+	c.admin = base.User.Username()
+	c.password, asks = base.User.Password()
+	c.url = func(user, database string) string {
 		u := *base
 		u.Path = "/" + database
-		u.User = url.User(user)
-		if password, ok := base.User.Password(); ok {
-			u.User = url.UserPassword(user, password)
+		if u.User = url.User(user); asks {
+			u.User = url.UserPassword(user, c.password)
 		}
 		return u.String()
-	}, base.User.Username(), nil
+	}
+	return nil
 }
 
 // suffix makes names that many test binaries can use on one server.

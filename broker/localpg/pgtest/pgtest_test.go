@@ -7,26 +7,20 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 )
 
 func TestMain(m *testing.M) {
-	code := pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		conn, err := pgx.Connect(ctx, adminURL)
+	os.Exit(pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		conn, err := pgx.Connect(ctx, db.AdminURL)
 		if err != nil {
 			return err
 		}
 		defer conn.Close(ctx)
 		_, err = conn.Exec(ctx, "CREATE TABLE note (text text); INSERT INTO note VALUES ('from the template')")
 		return err
-	})
-	if err := goleak.Find(); err != nil && code == 0 {
-		os.Stderr.WriteString(err.Error() + "\n")
-		code = 1
-	}
-	os.Exit(code)
+	}))
 }
 
 // Each test sees the template and none of the other tests, however many run at once.

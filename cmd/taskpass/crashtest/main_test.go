@@ -7,7 +7,6 @@ package crashtest
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,12 +37,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building taskpass: %v\n%s", err, out)
 		return 1
 	}
-	return pgtest.Main(m, func(ctx context.Context, adminURL string) error {
-		u, err := url.Parse(adminURL)
-		if err != nil {
-			return err
-		}
-		password, _ := u.User.Password()
-		return migrations.Up(ctx, adminURL, migrations.Login{Name: login, Password: broker.NewSecret(password)})
+	return pgtest.Main(m, func(ctx context.Context, db pgtest.DB) error {
+		return migrations.Up(ctx, db.AdminURL, migrations.Login{Name: login, Password: broker.NewSecret(db.Password)})
 	})
 }
