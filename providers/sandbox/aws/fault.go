@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -70,56 +69,20 @@ type Fault struct {
 	held *Held
 }
 
-// faults is a queue: a call takes the oldest fault that is for it.
-type faults struct {
-	mu    sync.Mutex
-	queue []Fault
-}
-
 // Inject queues a fault. It panics on a kind that does not exist: only tests call it.
 func (s *Server) Inject(f Fault) {
 	if f.Kind < Throttle || f.Kind > Refuse || f.Kind == Refuse && (f.Status < 400 || f.Status > 599 || f.Code == "") {
 		panic("sandbox aws: no such fault: " + f.Kind.String())
 	}
-	s.inject(f)
-}
-
-func (s *Server) inject(f Fault) {
-	if f.Times == 0 {
-		f.Times = 1
-	}
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.queue = append(s.faults.queue, f)
+	s.faults.Add(f, f.Times)
 }
 
 // ClearFaults drops what is queued. A call that already hangs goes on hanging.
-func (s *Server) ClearFaults() {
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.queue = nil
-}
-
-func (f *faults) take(action string) (Fault, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i, q := range f.queue {
-		if q.Action != "" && !strings.EqualFold(q.Action, action) {
-			continue
-		}
-		if f.queue[i].Times > 0 {
-			if f.queue[i].Times--; f.queue[i].Times == 0 {
-				f.queue = append(f.queue[:i:i], f.queue[i+1:]...)
-			}
-		}
-		return q, true
-	}
-	return Fault{}, false
-}
+func (s *Server) ClearFaults() { s.faults.Clear() }
 
 // serveWithFaults serves the call, or does what a fault says instead.
 func (s *Server) serveWithFaults(w http.ResponseWriter, c *call) {
-	f, ok := s.faults.take(c.action)
+	f, _, ok := s.faults.Take(func(f Fault) bool { return f.Action == "" || strings.EqualFold(f.Action, c.action) })
 	if !ok {
 		s.serve(w, c)
 		return

@@ -17,7 +17,7 @@ type Held struct {
 // in the queue of faults; ClearFaults drops it unless the call is there.
 func (s *Server) Hold(action string) *Held {
 	h := &Held{arrived: make(chan struct{}), released: make(chan struct{}), done: make(chan struct{})}
-	s.inject(Fault{Action: action, Kind: hold, held: h})
+	s.faults.Add(Fault{Action: action, Kind: hold, held: h}, 1)
 	return h
 }
 

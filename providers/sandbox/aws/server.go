@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/taskpass/taskpass/providers/sandbox/aws/iampolicy"
+	"github.com/taskpass/taskpass/providers/sandbox/fault"
 )
 
 // Limits on a request's body. A query call's largest field is a policy document of
@@ -83,7 +84,7 @@ type Role struct {
 type Server struct {
 	cfg     Config
 	user    principal
-	faults  faults
+	faults  fault.Line[Fault]
 	closed  chan struct{}
 	closing sync.Once
 

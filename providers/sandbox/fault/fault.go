@@ -45,10 +45,11 @@ type Queue struct {
 	closed  chan struct{}
 	closing sync.Once
 
-	mu     sync.Mutex
-	faults []Fault
-	calls  map[string]int
-	seen   *sync.Cond
+	faults Line[Fault]
+
+	mu    sync.Mutex
+	calls map[string]int
+	seen  *sync.Cond
 }
 
 // New makes an empty queue.
@@ -63,20 +64,11 @@ func (q *Queue) Inject(f Fault) {
 	if f.Kind < Refuse || f.Kind > Verbatim || (f.Kind == Refuse || f.Kind == Verbatim) && (f.Status < 200 || f.Status > 599) {
 		panic(fmt.Sprintf("sandbox fault: kind %d with status %d", f.Kind, f.Status))
 	}
-	if f.Times == 0 {
-		f.Times = 1
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.faults = append(q.faults, f)
+	q.faults.Add(f, f.Times)
 }
 
 // Clear drops what is queued. A request that already hangs goes on hanging.
-func (q *Queue) Clear() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.faults = nil
-}
+func (q *Queue) Clear() { q.faults.Clear() }
 
 // Close ends what hangs.
 func (q *Queue) Close() { q.closing.Do(func() { close(q.closed) }) }
@@ -97,23 +89,14 @@ func (q *Queue) Await(action string, n int) {
 	}
 }
 
+// take finds what befalls a request, and then lets those know who await it.
 func (q *Queue) take(action string) (Fault, bool) {
+	f, _, ok := q.faults.Take(func(f Fault) bool { return f.Action == "" || strings.EqualFold(f.Action, action) })
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.calls[action]++
 	q.seen.Broadcast()
-	for i, f := range q.faults {
-		if f.Action != "" && !strings.EqualFold(f.Action, action) {
-			continue
-		}
-		if q.faults[i].Times > 0 {
-			if q.faults[i].Times--; q.faults[i].Times == 0 {
-				q.faults = append(q.faults[:i:i], q.faults[i+1:]...)
-			}
-		}
-		return f, true
-	}
-	return Fault{}, false
+	return f, ok
 }
 
 // Serve serves one request of an action by do, or does what a fault says instead. refuse writes the vendor's form of an

@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"path"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -72,48 +71,23 @@ type Fault struct {
 	Met chan struct{}
 }
 
-// faults is a queue: a call takes the oldest fault that is for it.
-type faults struct {
-	mu    sync.Mutex
-	queue []Fault
-}
-
 // Inject queues a fault. It panics on a kind that does not exist: only tests call it.
 func (s *Server) Inject(f Fault) {
 	if f.Kind < Unavailable || f.Kind > NotSeen {
 		panic("sandbox gcp: no such fault: " + f.Kind.String())
 	}
-	if f.Times == 0 {
-		f.Times = 1
-	}
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.queue = append(s.faults.queue, f)
+	s.faults.Add(f, f.Times)
 }
 
 // ClearFaults drops what is queued. A call that already hangs goes on hanging.
-func (s *Server) ClearFaults() {
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.queue = nil
-}
+func (s *Server) ClearFaults() { s.faults.Clear() }
 
-func (f *faults) take(method string) (Fault, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i, q := range f.queue {
-		if q.Method != "" && q.Method != method {
-			continue
-		}
-		f.queue[i].Met = nil // closed by this call
-		if f.queue[i].Times > 0 {
-			if f.queue[i].Times--; f.queue[i].Times == 0 {
-				f.queue = append(f.queue[:i:i], f.queue[i+1:]...)
-			}
-		}
-		return q, true
+func (s *Server) fault(method string) (Fault, bool) {
+	f, first, ok := s.faults.Take(func(f Fault) bool { return f.Method == "" || f.Method == method })
+	if !first {
+		f.Met = nil // it is closed already
 	}
-	return Fault{}, false
+	return f, ok
 }
 
 func (f Fault) met() {
@@ -156,7 +130,7 @@ func (s *Server) intercept(ctx context.Context, in any, info *grpc.UnaryServerIn
 	if md, ok := metadata.FromIncomingContext(ctx); ok && len(md.Get("x-goog-request-reason")) == 1 {
 		ctx = context.WithValue(ctx, reasonKey{}, md.Get("x-goog-request-reason")[0])
 	}
-	f, ok := s.faults.take(method)
+	f, ok := s.fault(method)
 	if !ok {
 		return next(ctx, in)
 	}
@@ -213,7 +187,7 @@ func (f Fault) refusal() error {
 
 // serveWithFaults serves an HTTP call, or does what a fault says instead.
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, method string, serve http.HandlerFunc) {
-	f, ok := s.faults.take(method)
+	f, ok := s.fault(method)
 	if !ok {
 		serve(w, r)
 		return

@@ -16,6 +16,8 @@ import (
 	"cloud.google.com/go/iam/admin/apiv1/adminpb"
 	"cloud.google.com/go/iam/credentials/apiv1/credentialspb"
 	"google.golang.org/grpc"
+
+	"github.com/taskpass/taskpass/providers/sandbox/fault"
 )
 
 // CloudPlatform is the scope that Cloud Storage, among others, accepts.
@@ -63,7 +65,7 @@ type Server struct {
 	cfg     Config
 	rpc     *grpc.Server
 	signing func() (*rsa.PrivateKey, error) // of ID tokens; made when it is first needed
-	faults  faults
+	faults  fault.Line[Fault]
 	closed  chan struct{}
 	closing sync.Once
 	conns   conns

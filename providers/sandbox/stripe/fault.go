@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"path"
-	"sync"
 )
 
 func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
@@ -51,59 +50,28 @@ type Fault struct {
 	Met chan struct{}
 }
 
-// faults is a queue: a call takes the oldest fault that is for it.
-type faults struct {
-	mu    sync.Mutex
-	queue []*Fault
-}
-
 // Inject queues a fault. It panics on one that makes no sense: only tests call it.
 func (s *Server) Inject(f Fault) {
 	if f.Kind < Throttle || f.Kind > Lie || f.Kind == Refuse && (f.Status < 400 || f.Status > 599) || f.Kind == Lie && f.Edit == nil && f.Body == "" {
 		panic("sandbox stripe: no such fault")
 	}
-	if f.Times == 0 {
-		f.Times = 1
-	}
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.queue = append(s.faults.queue, &f)
+	s.faults.Add(f, f.Times)
 }
 
 // ClearFaults drops what is queued. A call that already hangs goes on hanging.
-func (s *Server) ClearFaults() {
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.queue = nil
-}
+func (s *Server) ClearFaults() { s.faults.Clear() }
 
 func matches(pattern, action string) bool {
 	ok, err := path.Match(pattern, action)
 	return pattern == "" || err == nil && ok
 }
 
-func (q *faults) take(action string) (Fault, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i, f := range q.queue {
-		if !matches(f.Action, action) {
-			continue
-		}
-		if f.Times > 0 {
-			if f.Times--; f.Times == 0 {
-				q.queue = append(q.queue[:i:i], q.queue[i+1:]...)
-			}
-		}
-		if f.Met != nil {
-			select {
-			case <-f.Met:
-			default:
-				close(f.Met)
-			}
-		}
-		return *f, true
+func (s *Server) fault(action string) (Fault, bool) {
+	f, first, ok := s.faults.Take(func(f Fault) bool { return matches(f.Action, action) })
+	if first && f.Met != nil {
+		close(f.Met)
 	}
-	return Fault{}, false
+	return f, ok
 }
 
 func (s *Server) serveFault(w http.ResponseWriter, c *call, do func(*call) reply, f Fault) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/taskpass/taskpass/providers/sandbox/fault"
 )
 
 const maxBody = 1 << 20
@@ -39,7 +41,7 @@ type Server struct {
 	cfg      Config
 	livemode bool
 	mux      http.ServeMux
-	faults   faults
+	faults   fault.Line[Fault]
 	closed   chan struct{}
 	closing  sync.Once
 
@@ -138,7 +140,7 @@ func (s *Server) handler(do func(*call) reply) http.HandlerFunc {
 		s.mu.Lock()
 		s.calls = append(s.calls, action)
 		s.mu.Unlock()
-		if f, ok := s.faults.take(action); ok {
+		if f, ok := s.fault(action); ok {
 			s.serveFault(w, c, do, f)
 			return
 		}
