@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"github.com/taskpass/taskpass/openapi/client"
 	"github.com/taskpass/taskpass/providers/pool"
 	"github.com/taskpass/taskpass/providers/pool/connect"
+	"github.com/taskpass/taskpass/providers/providertest"
 )
 
 // After a normal end a key rests as its pool says.
@@ -250,12 +249,8 @@ func TestRetiredBeforeTheVendorWasTold(t *testing.T) {
 		told <- r.URL.Path
 	}))
 	t.Cleanup(vendor.Close)
-	secret := filepath.Join(t.TempDir(), "hook")
-	if err := os.WriteFile(secret, []byte("hook"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	p := newPools(t, map[string]pool.Config{"p": {Vendor: &connect.Config{HTTP: &connect.HTTP{
-		URL: vendor.URL + "/{{.VendorID}}", Secret: broker.Ref("file:" + secret),
+		URL: vendor.URL + "/{{.VendorID}}", Secret: providertest.SecretFile(t, "hook"),
 	}}}})
 	p.as("ops").addKey(client.NewPoolKey{Name: "k", Value: p.value(), VendorID: "id-7"}).want(t, http.StatusCreated)
 	c := p.mustIssue(ask("p", "t1"))

@@ -152,7 +152,7 @@ func TestMintAtNobody(t *testing.T) {
 	clock := providertest.NewClock()
 	w := newWire(t)
 	for name, endpoint := range map[string]string{
-		"refused":      "http://" + refusing(t),
+		"refused":      "http://" + providertest.Refusing(t),
 		"no such host": "http://taskpass.invalid",
 	} {
 		_, err := open(t, config(t, endpoint), nil, clock.Now).Mint(t.Context(), w.request("read"))

@@ -9,12 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -83,7 +79,7 @@ func config(t testing.TB, endpoint string) aws.Config {
 	t.Helper()
 	return aws.Config{
 		RoleARN: "arn:aws:iam::123456789012:role/agents", Region: "eu-west-1", Endpoint: endpoint,
-		AccessKeyID: secretFile(t, keyID), SecretAccessKey: secretFile(t, key),
+		AccessKeyID: providertest.SecretFile(t, keyID), SecretAccessKey: providertest.SecretFile(t, key),
 		Scopes: map[string]aws.Scope{
 			"read": {Statements: []aws.Statement{
 				{Actions: []string{"s3:GetObject"}, Resources: []string{"arn:aws:s3:::data/tasks/{{.TaskID}}/*"}},
@@ -95,15 +91,6 @@ func config(t testing.TB, endpoint string) aws.Config {
 			}},
 		},
 	}
-}
-
-func secretFile(t testing.TB, value string) broker.Ref {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(value+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return broker.Ref("file:" + path)
 }
 
 // open makes the provider of a configuration that Check accepts.
@@ -191,7 +178,7 @@ func (r *rig) denied() string { return r.RolePolicies(r.role)[aws.PolicyName] }
 func (r *rig) subject(t testing.TB, ledger *store.Store) providertest.Subject {
 	t.Helper()
 	unreachable := r.config
-	unreachable.Endpoint = "http://" + refusing(t)
+	unreachable.Endpoint = "http://" + providertest.Refusing(t)
 	return providertest.Subject{
 		Provider: r.replica(t, ledger), Unreachable: open(t, unreachable, ledger, r.clock.Now),
 		Ledger: ledger, Clock: r.clock,
@@ -348,22 +335,4 @@ func (f *front) lastLost(t testing.TB) broker.Bundle {
 		"access_key_id": broker.NewSecret(c.AccessKeyID), "secret_access_key": broker.NewSecret(c.SecretAccessKey),
 		"session_token": broker.NewSecret(c.SessionToken),
 	}}
-}
-
-// refusing is an address that is ours and at which nobody listens.
-func refusing(t testing.TB) string {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	at, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "127.0.0.1:" + strconv.Itoa(at.(*syscall.SockaddrInet4).Port)
 }

@@ -204,7 +204,7 @@ func TestWebIdentity(t *testing.T) {
 func TestUntrustedBrokerIsNamed(t *testing.T) {
 	t.Parallel()
 	r, _ := newRigOn(t, func(c *aws.Config) { // a user, and the role trusts another
-		c.AccessKeyID, c.SecretAccessKey = secretFile(t, keyID), secretFile(t, key)
+		c.AccessKeyID, c.SecretAccessKey = providertest.SecretFile(t, keyID), providertest.SecretFile(t, key)
 		c.ExternalID, c.SourceIdentity, c.Tags = "C4n4ry-external", true, map[string]string{"Task": "{{.TaskID}}"}
 	})
 	ledger := replicas(t, 1)[0]

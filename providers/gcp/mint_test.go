@@ -329,7 +329,7 @@ func TestCredentialsFile(t *testing.T) {
 		`{"type":"service_account","x":"C4"}`: "cannot be used",
 	} {
 		cfg := gcp.Config{
-			Mode: "impersonate", ServiceAccount: "a@p.iam.gserviceaccount.com", CredentialsFile: secretFile(t, text), Scopes: map[string]gcp.Scope{"s": {}},
+			Mode: "impersonate", ServiceAccount: "a@p.iam.gserviceaccount.com", CredentialsFile: providertest.SecretFile(t, text), Scopes: map[string]gcp.Scope{"s": {}},
 		}
 		_, err := gcp.New(t.Context(), cfg, gcp.Deps{Clock: time.Now})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "C4") {

@@ -10,12 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -52,7 +49,7 @@ func newRig(t testing.TB, mode string, accounts int, edits ...edit) *rig {
 	server := sandbox.Config{Project: project, BrokerToken: brokerToken, Now: r.clock.Now}
 	zero := time.Duration(0)
 	r.config = gcp.Config{
-		Mode: mode, TokenFile: secretFile(t, brokerToken), Grace: &zero,
+		Mode: mode, TokenFile: providertest.SecretFile(t, brokerToken), Grace: &zero,
 		Scopes: map[string]gcp.Scope{"read": {}},
 	}
 	for i := range accounts {
@@ -98,15 +95,6 @@ func (r *rig) start(t testing.TB, cfg sandbox.Config) {
 	for _, email := range r.emails {
 		server.Grant(bucket, email, "roles/storage.objectUser")
 	}
-}
-
-func secretFile(t testing.TB, value string) broker.Ref {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(value+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return broker.Ref("file:" + path)
 }
 
 // open makes the provider of a configuration that Check accepts.
@@ -241,7 +229,7 @@ func (r *rig) known(t testing.TB) []broker.VersionID {
 func (r *rig) subject(t testing.TB, ledger *store.Store) providertest.Subject {
 	t.Helper()
 	unreachable := r.config
-	nowhere := "http://" + refusing(t)
+	nowhere := "http://" + providertest.Refusing(t)
 	unreachable.Endpoints = gcp.Endpoints{Credentials: nowhere, Admin: nowhere, STS: nowhere, Token: nowhere}
 	mint := "GenerateAccessToken"
 	if r.config.Mode == "key" {
@@ -296,24 +284,6 @@ func (s sweeping) Revoke(ctx context.Context, c broker.Credential) (broker.Revoc
 		return s.Provider.Revoke(ctx, c)
 	}
 	return done, err
-}
-
-// refusing is an address that is ours and at which nobody listens.
-func refusing(t testing.TB) string {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	at, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "127.0.0.1:" + strconv.Itoa(at.(*syscall.SockaddrInet4).Port)
 }
 
 // listed are the names that a token may list under a prefix; false: it may not.

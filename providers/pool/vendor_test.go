@@ -7,11 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -39,15 +36,6 @@ func TestVendorContracts(t *testing.T) {
 			providertest.Run(t, func(t *testing.T) providertest.Subject { return subject(t, ledger) })
 		})
 	}
-}
-
-func keep(t testing.TB, value string) broker.Ref {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(value+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return broker.Ref("file:" + path)
 }
 
 // post is what an agent does with a key: yes, or refused for what it is.
@@ -138,7 +126,7 @@ func anthropicSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	for i := range providertest.AtOnce + 2 {
 		id, secret := fmt.Sprintf("apikey_%d", i), fmt.Sprintf("sk-ant-C4n4ry-%d-%s", i, broker.NewVersionID())
 		keys = append(keys, anthropic.Key{ID: id, Secret: secret})
-		cfg.Keys = append(cfg.Keys, pool.Key{Name: fmt.Sprintf("k%d", i), Value: keep(t, secret), VendorID: id})
+		cfg.Keys = append(cfg.Keys, pool.Key{Name: fmt.Sprintf("k%d", i), Value: providertest.SecretFile(t, secret), VendorID: id})
 	}
 	vendor, err := anthropic.New(anthropic.Config{AdminKey: admin, Keys: keys, Now: clock.Now})
 	if err != nil {
@@ -146,7 +134,7 @@ func anthropicSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	}
 	web := httptest.NewServer(vendor)
 	t.Cleanup(func() { vendor.Close(); web.Close() })
-	cfg.Vendor = &connect.Config{Anthropic: &connect.Anthropic{AdminKey: keep(t, admin), Endpoint: web.URL, Lag: new(time.Duration(0))}}
+	cfg.Vendor = &connect.Config{Anthropic: &connect.Anthropic{AdminKey: providertest.SecretFile(t, admin), Endpoint: web.URL, Lag: new(time.Duration(0))}}
 	return told(t, ledger, cfg, clock, func(key string) bool { return post(t, web.URL+"/v1/messages", "X-Api-Key", key) },
 		vendorFault(vendor.Queue, anthropic.UpdateKey))
 }
@@ -180,7 +168,7 @@ func hookSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	clock := providertest.NewClock()
 	cfg := pool.Config{Name: "pool-" + string(broker.NewVersionID()), Scopes: []string{"use"}, Disclosed: "accept"}
 	for i := range providertest.AtOnce + 2 {
-		cfg.Keys = append(cfg.Keys, pool.Key{Name: fmt.Sprintf("k%d", i), Value: keep(t, fmt.Sprintf("sk-C4n4ry-%d-%s", i, broker.NewVersionID()))})
+		cfg.Keys = append(cfg.Keys, pool.Key{Name: fmt.Sprintf("k%d", i), Value: providertest.SecretFile(t, fmt.Sprintf("sk-C4n4ry-%d-%s", i, broker.NewVersionID()))})
 	}
 	vendor := &hooked{ended: map[string]bool{}}
 	queue := fault.New()
@@ -194,7 +182,7 @@ func hookSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 		queue.Serve(w, r, "end", vendor.ServeHTTP, func(w http.ResponseWriter, status int) { w.WriteHeader(status) })
 	}))
 	t.Cleanup(func() { queue.Close(); web.Close() })
-	cfg.Vendor = &connect.Config{HTTP: &connect.HTTP{URL: web.URL + "/end", Secret: keep(t, "hook-C4n4ry"), Lag: new(time.Duration(0))}}
+	cfg.Vendor = &connect.Config{HTTP: &connect.HTTP{URL: web.URL + "/end", Secret: providertest.SecretFile(t, "hook-C4n4ry"), Lag: new(time.Duration(0))}}
 	return told(t, ledger, cfg, clock, func(key string) bool { return post(t, web.URL+"/use", "X-Api-Key", key) }, vendorFault(queue, "end"))
 }
 
@@ -209,7 +197,7 @@ func openaiSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	t.Cleanup(func() { vendor.Close(); web.Close() })
 	config := func(url string) pool.Config {
 		return pool.Config{Name: "made", Scopes: []string{"use"}, Vendor: &connect.Config{
-			OpenAI: &connect.OpenAI{AdminKey: keep(t, admin), Project: "proj_1", Endpoint: url, Lag: new(time.Duration(0))},
+			OpenAI: &connect.OpenAI{AdminKey: providertest.SecretFile(t, admin), Project: "proj_1", Endpoint: url, Lag: new(time.Duration(0))},
 		}}
 	}
 	open := func(url string) *pool.Maker {
@@ -221,7 +209,7 @@ func openaiSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	}
 	r := &rig{name: "made"}
 	return providertest.Subject{
-		Provider: patient{open(web.URL), clock}, Unreachable: open("http://" + refusingAddress(t)), Ledger: ledger, Clock: clock,
+		Provider: patient{open(web.URL), clock}, Unreachable: open("http://" + providertest.Refusing(t)), Ledger: ledger, Clock: clock,
 		Credential: func() broker.Credential { return r.credential("") },
 		Alive: func(t testing.TB, _ broker.Credential, secret broker.Bundle) bool {
 			return post(t, web.URL+"/v1/chat/completions", "Authorization", "Bearer "+secret.Env["API_KEY"].Reveal())
@@ -306,15 +294,4 @@ func (l *lossy) lost() broker.Bundle {
 	}
 	_ = json.Unmarshal(l.kept, &made)
 	return broker.Bundle{Type: "api_key", Primary: "api_key", Env: map[string]broker.Secret{"API_KEY": broker.NewSecret(made.APIKey.Value)}}
-}
-
-// refusingAddress is an address that is ours and at which nobody listens.
-func refusingAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -41,7 +41,7 @@ func TestContract(t *testing.T) {
 func (r *rig) managedSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	managed(&r.config)
 	unreachable := r.config
-	unreachable.Endpoint = "http://" + refusing(t)
+	unreachable.Endpoint = "http://" + providertest.Refusing(t)
 	s := providertest.Subject{
 		Provider: r.open(t, ledger), Ledger: book{ledger, r.safe}, Clock: r.clock,
 		Credential: func() broker.Credential { return r.credential("customers:read") },
@@ -92,7 +92,7 @@ func (r *rig) ephemeralSubject(t *testing.T, ledger *store.Store) providertest.S
 			}
 		}
 	}}
-	r.config.Endpoint = "http://" + refusing(t)
+	r.config.Endpoint = "http://" + providertest.Refusing(t)
 	s.Unreachable = r.open(t, ledger)
 	r.config.Endpoint = r.url
 	return s

@@ -271,7 +271,7 @@ func TestAdmissionFails(t *testing.T) {
 	t.Run("unreachable", func(t *testing.T) {
 		t.Parallel()
 		r := newPool(t, 1)
-		r.config.Endpoint = "http://" + refusing(t)
+		r.config.Endpoint = "http://" + providertest.Refusing(t)
 		_, _, err := r.lend(t, r.open(t, ledger), ledger, "customers:read")
 		if e := broker.AsError(err); !e.Code.Retryable() || !errors.Is(err, broker.ErrNotMinted) || len(r.holders(t, ledger)) != 0 {
 			t.Errorf("%v", err)

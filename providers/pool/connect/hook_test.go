@@ -14,6 +14,7 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/providers/pool/connect"
+	"github.com/taskpass/taskpass/providers/providertest"
 )
 
 // nowhere is a network on which nobody can be reached.
@@ -45,7 +46,7 @@ func hooked(t *testing.T, edit func(*connect.HTTP), statuses ...int) (connect.En
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, planted)
 	}))
-	cfg := connect.HTTP{URL: url + "/hook", Secret: file(t, hookSecret)}
+	cfg := connect.HTTP{URL: url + "/hook", Secret: providertest.SecretFile(t, hookSecret)}
 	if edit != nil {
 		edit(&cfg)
 	}
@@ -150,7 +151,7 @@ func TestHookNobodyThere(t *testing.T) {
 	t.Parallel()
 	url, wire := serve(t, nil)
 	wire.Client.Transport = nowhere{}
-	ender, err := connect.OpenEnder(connect.Config{HTTP: &connect.HTTP{URL: url, Secret: file(t, hookSecret)}}, wire)
+	ender, err := connect.OpenEnder(connect.Config{HTTP: &connect.HTTP{URL: url, Secret: providertest.SecretFile(t, hookSecret)}}, wire)
 	if err != nil {
 		t.Fatal(err)
 	}

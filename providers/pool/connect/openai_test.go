@@ -11,6 +11,7 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/providers/pool/connect"
+	"github.com/taskpass/taskpass/providers/providertest"
 	"github.com/taskpass/taskpass/providers/sandbox/fault"
 	"github.com/taskpass/taskpass/providers/sandbox/openai"
 )
@@ -201,7 +202,7 @@ func TestOpenAITimeOut(t *testing.T) {
 func TestOpenAINothingSent(t *testing.T) {
 	t.Parallel()
 	url, wire := serve(t, nil)
-	cfg := connect.OpenAI{AdminKey: file(t, openaiAdmin), Project: project, Endpoint: url}
+	cfg := connect.OpenAI{AdminKey: providertest.SecretFile(t, openaiAdmin), Project: project, Endpoint: url}
 	wire.Client.Transport = nowhere{}
 	maker, err := connect.OpenMaker(connect.Config{OpenAI: &cfg}, wire)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/providers/pool/connect"
+	"github.com/taskpass/taskpass/providers/providertest"
 	"github.com/taskpass/taskpass/providers/sandbox/anthropic"
 	"github.com/taskpass/taskpass/providers/sandbox/fault"
 	"github.com/taskpass/taskpass/providers/sandbox/openai"
@@ -34,16 +34,6 @@ const (
 var now = time.Unix(1_700_000_000, 0)
 
 func clock() time.Time { return now }
-
-// file keeps a secret in a file, as operators do.
-func file(t *testing.T, value string) broker.Ref {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(value+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return broker.Ref("file:" + path)
-}
 
 func rewrite(t *testing.T, ref broker.Ref, value string) {
 	t.Helper()
@@ -76,7 +66,7 @@ func newAnthropic(t *testing.T) anthropicRig {
 	}
 	url, wire := serve(t, s)
 	t.Cleanup(s.Close)
-	admin := file(t, anthropicAdmin)
+	admin := providertest.SecretFile(t, anthropicAdmin)
 	ender, err := connect.OpenEnder(connect.Config{Anthropic: &connect.Anthropic{AdminKey: admin, Endpoint: url}}, wire)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +104,7 @@ func newOpenAI(t *testing.T, edit ...func(*connect.OpenAI)) openaiRig {
 	}
 	url, wire := serve(t, s)
 	t.Cleanup(s.Close)
-	cfg := connect.OpenAI{AdminKey: file(t, openaiAdmin), Project: project, Endpoint: url}
+	cfg := connect.OpenAI{AdminKey: providertest.SecretFile(t, openaiAdmin), Project: project, Endpoint: url}
 	for _, e := range edit {
 		e(&cfg)
 	}
