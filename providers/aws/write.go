@@ -2,32 +2,12 @@ package aws
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
 )
-
-// alarmAt is the share of the room from which on the record and the log say that the policies are filling.
-const alarmAt = 0.7
-
-// notes are what is known of a role's deny policies between runs. They are on the ledger, so that every replica knows.
-type notes struct {
-	Known   bool     `json:"known,omitempty"`  // that the role which IAM finds by its name is the profile's
-	Others  int      `json:"others,omitempty"` // characters that other inline policies of the role take
-	Alarmed bool     `json:"alarmed,omitempty"`
-	Shelves []*shelf `json:"shelves"`
-
-	CutOff  time.Time `json:"cut_off,omitzero"`  // sessions that were issued before it are to be refused
-	InForce time.Time `json:"in_force,omitzero"` // the same, as it is known to be written: entries for these are not needed
-
-	found []broker.Event // to go on the record with the next save
-	shape shape          // of this run
-}
 
 // outcome is what a run came to.
 type outcome struct {
@@ -39,32 +19,6 @@ type outcome struct {
 	failed   map[broker.VersionID]error // whose policy could not be written
 	err      error                      // of the policies that could not be written
 	firstEnd time.Time                  // when the first entry has expired; zero: there is none
-}
-
-// recall reads the notes and puts the shelves in the configured order. What was in a managed policy that is no longer
-// configured finds another place; the policy is left as it is.
-func (d *denier) recall(ctx context.Context) (notes, error) {
-	var n notes
-	text, err := d.denials.Notes(ctx, d.arn)
-	if err != nil {
-		return n, err
-	}
-	if text != nil {
-		if err := json.Unmarshal(text, &n); err != nil {
-			return n, fmt.Errorf("the notes on %s do not decode: %w", d.arn, err)
-		}
-	}
-	var ordered []*shelf
-	for _, name := range append([]string{PolicyName}, d.cfg.SpillPolicies...) {
-		i := slices.IndexFunc(n.Shelves, func(s *shelf) bool { return s.Name == name })
-		if i < 0 {
-			ordered = append(ordered, &shelf{Name: name})
-			continue
-		}
-		ordered = append(ordered, n.Shelves[i])
-	}
-	n.Shelves = ordered
-	return n, nil
 }
 
 // write makes the policies say what the ledger says. The caller holds the role's lock.
@@ -170,13 +124,6 @@ func covers(cutOff time.Time, entry broker.Denial) bool {
 	return !cutOff.IsZero() && entry.IssuedAt.Before(cutOff.Add(-skew))
 }
 
-func (n *notes) room(s *shelf) int {
-	if s.managed() {
-		return managedRoom
-	}
-	return inlineRoom - n.Others
-}
-
 // cut decides to refuse all sessions of the role that are older than a moment, and has the versions that this may kill ended,
 // so that their tasks are told to refresh. Those that were issued within the last minute live by either clock. It does
 // nothing where that would spare no entry of those that the plan read: what was asked to end since has a run of its own.
@@ -257,60 +204,6 @@ func (s *shelf) remember(mark string) {
 
 // maxIntended bounds what is remembered of our own documents of before, and of requests that nobody saw answered.
 const maxIntended = 16
-
-func (d *denier) save(ctx context.Context, n *notes) error {
-	events := n.found
-	used, room := n.fill()
-	switch full := float64(used) >= alarmAt*float64(room); {
-	case full && !n.Alarmed:
-		n.Alarmed = true
-		events = append(events, d.finding(broker.EventUpstreamFilling, map[string]string{
-			"used_characters": strconv.FormatInt(used, 10), "room_characters": strconv.FormatInt(room, 10),
-		}))
-		d.logger.WarnContext(ctx, "the role's deny policies are filling", "role", d.arn, "used", used, "room", room)
-	case !full && n.Alarmed && float64(used) < (alarmAt-0.1)*float64(room): // not at every crossing
-		n.Alarmed = false
-	}
-	note, err := d.note(*n, d.clock())
-	if err != nil {
-		return err
-	}
-	if err := d.denials.Save(ctx, d.arn, note, events...); err != nil {
-		return err
-	}
-	n.found = nil
-	return nil
-}
-
-// note is the notes as the ledger keeps them. While a write may be on its way they are looked at again soon.
-func (d *denier) note(n notes, now time.Time) (broker.Notes, error) {
-	var by time.Time
-	for _, s := range n.Shelves {
-		if len(s.Intended) > maxIntended {
-			s.Intended = slices.Delete(s.Intended, 0, len(s.Intended)-maxIntended)
-		}
-		if len(s.Intended) > 0 {
-			by = now.Add(verifyAfter)
-		}
-	}
-	text, err := json.Marshal(n)
-	used, room := n.fill()
-	return broker.Notes{State: text, Used: used, Room: room, LookBy: by}, err
-}
-
-// fill is how many characters the policies have, and how many they could.
-func (n notes) fill() (used, room int64) {
-	for _, s := range n.Shelves {
-		if !s.usable() {
-			continue
-		}
-		room += int64(max(0, n.room(s)))
-		if len(s.Members) > 0 {
-			used += int64(len(s.document(n.shape)))
-		}
-	}
-	return used, max(room, 1)
-}
 
 func (d *denier) finding(t broker.EventType, trace map[string]string) broker.Event {
 	return broker.NewFinding(t, d.clock(), "aws", d.arn, trace)
