@@ -17,52 +17,47 @@ var regionForm = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-\d$`)
 
 // Check returns all that is wrong; pointers are paths within the section, as in "scopes.read.statements[0].actions".
 func (c Config) Check() []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, format string, args ...any) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-	}
+	var f broker.Faults
 	role, err := awsarn.Parse(c.RoleARN)
 	if err != nil || role.Service != "iam" || !strings.HasPrefix(role.Resource, "role/") {
-		add("role_arn", "is not the ARN of an IAM role")
+		f.Add("role_arn", "is not the ARN of an IAM role")
 	} else if _, known := partitions[role.Partition]; !known && c.Region == "" {
-		add("region", "is required: the role's ARN names a partition whose regions are not known here")
+		f.Add("region", "is required: the role's ARN names a partition whose regions are not known here")
 	}
 	switch {
 	case c.Region != "" && !regionForm.MatchString(c.Region):
-		add("region", "is not a region such as eu-west-1")
+		f.Add("region", "is not a region such as eu-west-1")
 	case c.Region != "" && err == nil && partitionOf(c.Region) != role.Partition && partitions[role.Partition].region != "":
-		add("region", "is not of the role's partition")
+		f.Add("region", "is not of the role's partition")
 	}
-	faults = append(faults, c.checkSource()...)
-	for _, f := range c.Revocation.check(c.SourceIdentity, role) {
-		add("revocation."+f.Pointer, "%s", f.Reason)
-	}
+	f = append(f, c.checkSource()...)
+	f.Below("revocation", c.Revocation.check(c.SourceIdentity, role))
 	if c.STSAndIAM != "" && c.STSAndIAM != "accept" {
-		add("sts_and_iam", "can only say accept")
+		f.Add("sts_and_iam", "can only say accept")
 	}
 	for i, key := range c.TransitiveTags {
 		if _, ok := c.Tags[key]; !ok {
-			add(fmt.Sprintf("transitive_tags[%d]", i), "is not the key of one of the tags")
+			f.Add(fmt.Sprintf("transitive_tags[%d]", i), "is not the key of one of the tags")
 		}
 	}
 	if len(c.Tags) > maxTags {
-		add("tags", "has more than the %d that STS takes", maxTags)
+		f.Add("tags", "has more than the %d that STS takes", maxTags)
 	}
 	for key, value := range c.Tags {
 		if reason := badTag(key, value, c.Tags); reason != "" {
-			add("tags."+key, "%s", reason)
+			f.Add("tags."+key, "%s", reason)
 		}
 		if err := broker.Template(value).CheckApart(broker.MatchWildcards); err != nil {
-			add("tags."+key, "%v", err)
+			f.Add("tags."+key, "%v", err)
 		}
 	}
 	if len(c.Scopes) == 0 {
-		add("scopes", "names no scope")
+		f.Add("scopes", "names no scope")
 	}
 	for name, scope := range c.Scopes {
-		faults = append(faults, scope.check("scopes."+name)...)
+		f = append(f, scope.check("scopes."+name)...)
 	}
-	return faults
+	return f
 }
 
 // partitionOf finds a region's partition by its beginning.
@@ -77,73 +72,67 @@ func partitionOf(region string) string {
 
 // checkSource checks where the broker's own credentials come from.
 func (c Config) checkSource() []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, reason string) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
-	}
+	var f broker.Faults
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
-		add("access_key_id", "and secret_access_key go together")
+		f.Add("access_key_id", "and secret_access_key go together")
 	}
 	for pointer, ref := range map[string]broker.Ref{"access_key_id": c.AccessKeyID, "secret_access_key": c.SecretAccessKey} {
-		if ref != "" && ref.Check() != nil {
-			add(pointer, ref.Check().Error())
+		if ref != "" {
+			f.Ref(pointer, ref)
 		}
 	}
 	keys := c.AccessKeyID != "" || c.SecretAccessKey != ""
 	if c.ConfigProfile != "" && keys {
-		add("config_profile", "and access_key_id are two sources: name one")
+		f.Add("config_profile", "and access_key_id are two sources: name one")
 	}
 	if w := c.WebIdentity; w != nil {
 		if keys || c.ConfigProfile != "" {
-			add("web_identity", "is a second source of credentials: name one")
+			f.Add("web_identity", "is a second source of credentials: name one")
 		}
 		if a, err := awsarn.Parse(w.RoleARN); err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/") {
-			add("web_identity.role_arn", "is not the ARN of an IAM role")
+			f.Add("web_identity.role_arn", "is not the ARN of an IAM role")
 		}
 		if !filepath.IsAbs(w.TokenFile) || strings.ContainsAny(w.TokenFile, "\r\n") {
-			add("web_identity.token_file", "is not an absolute path of a file")
+			f.Add("web_identity.token_file", "is not an absolute path of a file")
 		}
 	}
-	return faults
+	return f
 }
 
 func (r Revocation) check(sourceIdentity bool, role awsarn.ARN) []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, reason string) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
-	}
+	var f broker.Faults
 	if r.Mode != "" && r.Mode != "deny" && r.Mode != "none" {
-		add("mode", "is neither deny nor none")
+		f.Add("mode", "is neither deny nor none")
 	}
 	if r.Lag != nil && (*r.Lag < 0 || *r.Lag > time.Hour) {
-		add("lag", "is not between 0 s and 1 h")
+		f.Add("lag", "is not between 0 s and 1 h")
 	}
 	if reason := r.badIAMRole(role); reason != "" {
-		add("iam_role_arn", reason)
+		f.Add("iam_role_arn", "%s", reason)
 	}
 	switch {
 	case r.By != "" && r.By != "userid" && r.By != "source_identity":
-		add("by", "is neither userid nor source_identity")
+		f.Add("by", "is neither userid nor source_identity")
 	case r.By == "source_identity" && !sourceIdentity:
-		add("by", "needs source_identity: true, for else the sessions have none")
+		f.Add("by", "needs source_identity: true, for else the sessions have none")
 	}
 	if len(r.SpillPolicies) > maxSpill {
-		add("spill_policies", "has more than the 10 that a role takes")
+		f.Add("spill_policies", "has more than the 10 that a role takes")
 	}
 	for i, p := range r.SpillPolicies {
 		if reason := badSpill(p, role); reason != "" {
-			add(fmt.Sprintf("spill_policies[%d]", i), reason)
+			f.Add(fmt.Sprintf("spill_policies[%d]", i), "%s", reason)
 		} else if slices.Index(r.SpillPolicies, p) < i {
-			add(fmt.Sprintf("spill_policies[%d]", i), "stands twice")
+			f.Add(fmt.Sprintf("spill_policies[%d]", i), "stands twice")
 		}
 	}
 	if r.CheckEvery != 0 && (r.CheckEvery < time.Second || r.CheckEvery > 24*time.Hour) {
-		add("check_every", "is not between 1s and 24h")
+		f.Add("check_every", "is not between 1s and 24h")
 	}
 	if r.CutOff != "" && r.CutOff != "accept" {
-		add("cut_off", "can only say accept")
+		f.Add("cut_off", "can only say accept")
 	}
-	return faults
+	return f
 }
 
 // badIAMRole says what is wrong with the role that policies are written by.
@@ -193,45 +182,42 @@ func badTag(key, value string, all map[string]string) string {
 }
 
 func (s Scope) check(at string) []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, reason string) {
-		faults = append(faults, broker.Fault{Pointer: at + pointer, Reason: reason})
-	}
+	var f broker.Faults
 	if len(s.Statements) == 0 {
 		// Managed policies alone would be a session policy too, but ours always has statements: the session must end
 		// at its own time. An empty list would therefore allow nothing.
-		add(".statements", "has no statement, so the scope would allow nothing")
+		f.Add(at+".statements", "has no statement, so the scope would allow nothing")
 	}
 	for i, st := range s.Statements {
-		here := fmt.Sprintf(".statements[%d]", i)
+		here := fmt.Sprintf("%s.statements[%d]", at, i)
 		if len(st.Actions) == 0 {
-			add(here+".actions", "is empty")
+			f.Add(here+".actions", "is empty")
 		}
 		for j, a := range st.Actions {
 			if !strings.Contains(a, ":") && a != "*" {
-				add(fmt.Sprintf("%s.actions[%d]", here, j), "is not of the form service:Action")
+				f.Add(fmt.Sprintf("%s.actions[%d]", here, j), "is not of the form service:Action")
 			}
 		}
 		if len(st.Resources) == 0 {
-			add(here+".resources", "is empty")
+			f.Add(here+".resources", "is empty")
 		}
 		for j, r := range st.Resources {
 			if err := broker.Template(r).CheckApart(broker.MatchWildcards); err != nil {
-				add(fmt.Sprintf("%s.resources[%d]", here, j), err.Error())
+				f.Add(fmt.Sprintf("%s.resources[%d]", here, j), "%v", err)
 			}
 		}
 		for op, keys := range st.Conditions {
 			for key, values := range keys {
 				for _, v := range values {
 					if err := broker.Template(v).CheckApart(broker.MatchWildcards); err != nil {
-						add(fmt.Sprintf("%s.conditions.%s.%s", here, op, key), err.Error())
+						f.Add(fmt.Sprintf("%s.conditions.%s.%s", here, op, key), "%v", err)
 					}
 				}
 			}
 		}
 	}
 	if len(s.PolicyARNs) > maxPolicyARNs {
-		add(".policy_arns", "has more than the 10 that STS takes")
+		f.Add(at+".policy_arns", "has more than the 10 that STS takes")
 	}
-	return faults
+	return f
 }

@@ -2,7 +2,6 @@ package gcp
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -20,150 +19,134 @@ var (
 
 // Check returns all that is wrong; pointers are paths within the section, as in "scopes.read.boundary[0].bucket".
 func (c Config) Check() []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, format string, args ...any) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-	}
+	var f broker.Faults
 	if c.Mode != modeImpersonate && c.Mode != modeSlot && c.Mode != modeKey {
-		add("mode", "is none of impersonate, slot and key")
-		return faults // nothing else can be judged
+		f.Add("mode", "is none of impersonate, slot and key")
+		return f // nothing else can be judged
 	}
-	c.checkAccounts(add)
+	c.checkAccounts(&f)
 	if c.Dedicated && c.Mode != modeKey {
-		add("dedicated", "is for mode key")
+		f.Add("dedicated", "is for mode key")
 	}
 	if c.Audience != "" && c.Mode != modeImpersonate {
-		add("audience", "is for mode impersonate")
+		f.Add("audience", "is for mode impersonate")
 	}
 	if len(c.Audience) > 2048 {
-		add("audience", "is longer than 2048 characters")
+		f.Add("audience", "is longer than 2048 characters")
 	}
 	if c.LongLifetime && (c.Mode == modeKey || c.Audience != "") {
-		add("long_lifetime", "is for access tokens that the broker makes")
+		f.Add("long_lifetime", "is for access tokens that the broker makes")
 	}
 	if c.Skew != nil && (*c.Skew < time.Minute || *c.Skew > time.Hour) {
-		add("skew", "is not between 1m and 1h")
+		f.Add("skew", "is not between 1m and 1h")
 	}
 	if c.Grace != nil && (*c.Grace < 0 || *c.Grace > time.Minute) {
-		add("grace", "is not between 0s and 1m")
+		f.Add("grace", "is not between 0s and 1m")
 	}
-	c.checkIdentity(add)
+	c.checkIdentity(&f)
 	if len(c.Scopes) == 0 {
-		add("scopes", "names no scope")
+		f.Add("scopes", "names no scope")
 	}
 	for name, scope := range c.Scopes {
-		c.checkScope("scopes."+name, scope, add)
+		c.checkScope("scopes."+name, scope, &f)
 	}
-	return faults
+	return f
 }
 
 // checkIdentity checks what the broker is to Google, and where Google is.
-func (c Config) checkIdentity(add func(pointer, format string, args ...any)) {
+func (c Config) checkIdentity(f *broker.Faults) {
 	for pointer, ref := range map[string]broker.Ref{"credentials_file": c.CredentialsFile, "token_file": c.TokenFile} {
-		if ref != "" && ref.Check() != nil {
-			add(pointer, "%v", ref.Check())
+		if ref != "" {
+			f.Ref(pointer, ref)
 		}
 	}
 	if c.CredentialsFile != "" && c.TokenFile != "" {
-		add("token_file", "and credentials_file exclude each other")
+		f.Add("token_file", "and credentials_file exclude each other")
 	}
 	for pointer, at := range map[string]string{
 		"credentials": c.Endpoints.Credentials, "admin": c.Endpoints.Admin, "sts": c.Endpoints.STS, "token": c.Endpoints.Token,
 	} {
-		if at != "" && !goodEndpoint(at) {
-			add("endpoints."+pointer, "is neither https://host nor http:// on loopback")
+		if at != "" {
+			f.Endpoint("endpoints."+pointer, at)
 		}
 	}
 	for _, plain := range []string{c.Endpoints.Credentials, c.Endpoints.Admin} {
 		if strings.HasPrefix(plain, "http://") && c.TokenFile == "" {
-			add("token_file", "is required with an endpoint without TLS: no other identity may be sent there")
+			f.Add("token_file", "is required with an endpoint without TLS: no other identity may be sent there")
 			break
 		}
 	}
 }
 
-func (c Config) checkAccounts(add func(pointer, format string, args ...any)) {
+func (c Config) checkAccounts(f *broker.Faults) {
 	const notEmail = "is not the email of a service account"
 	if c.pooled() {
 		if len(c.Accounts) == 0 {
-			add("accounts", "names no account")
+			f.Add("accounts", "names no account")
 		}
 		if c.ServiceAccount != "" {
-			add("service_account", "does not belong here: the accounts are listed")
+			f.Add("service_account", "does not belong here: the accounts are listed")
 		}
 	} else {
 		if !emailForm.MatchString(c.ServiceAccount) {
-			add("service_account", notEmail)
+			f.Add("service_account", notEmail)
 		}
 		if len(c.Accounts) > 0 {
-			add("accounts", "do not belong here: there is one service_account")
+			f.Add("accounts", "do not belong here: there is one service_account")
 		}
 	}
 	seen := map[string]bool{}
 	for i, email := range c.Accounts {
 		at := fmt.Sprintf("accounts[%d]", i)
 		if !emailForm.MatchString(email) {
-			add(at, notEmail)
+			f.Add(at, notEmail)
 		}
 		if seen[email] {
-			add(at, "stands twice")
+			f.Add(at, "stands twice")
 		}
 		seen[email] = true
 	}
 	if c.Mode == modeKey && len(c.Delegates) > 0 {
-		add("delegates", "are for tokens, and this profile makes keys")
+		f.Add("delegates", "are for tokens, and this profile makes keys")
 	}
 	for i, email := range c.Delegates {
 		if !emailForm.MatchString(email) {
-			add(fmt.Sprintf("delegates[%d]", i), notEmail)
+			f.Add(fmt.Sprintf("delegates[%d]", i), notEmail)
 		}
 	}
 }
 
-func (c Config) checkScope(at string, s Scope, add func(pointer, format string, args ...any)) {
+func (c Config) checkScope(at string, s Scope, f *broker.Faults) {
 	for i, scope := range s.OAuth {
 		if u, err := url.Parse(scope); err != nil || u.Scheme != "https" || u.Host == "" || strings.ContainsAny(scope, " \t\n") {
-			add(fmt.Sprintf("%s.oauth[%d]", at, i), "is not an OAuth scope such as %s", cloudPlatform)
+			f.Add(fmt.Sprintf("%s.oauth[%d]", at, i), "is not an OAuth scope such as %s", cloudPlatform)
 		}
 	}
 	token := c.Mode != modeKey && c.Audience == ""
 	if !token && len(s.OAuth)+len(s.Boundary) > 0 {
-		add(at, "can have neither oauth nor boundary: a key or an ID token carries none")
+		f.Add(at, "can have neither oauth nor boundary: a key or an ID token carries none")
 	}
 	if len(s.Boundary) > 0 && len(s.OAuth) > 0 && !slices.Contains(s.OAuth, cloudPlatform) {
-		add(at+".oauth", "must hold %s, which Google narrows by the boundary", cloudPlatform)
+		f.Add(at+".oauth", "must hold %s, which Google narrows by the boundary", cloudPlatform)
 	}
 	if len(s.Boundary) > maxRules {
-		add(at+".boundary", "has more than the %d rules that Google takes", maxRules)
+		f.Add(at+".boundary", "has more than the %d rules that Google takes", maxRules)
 	}
 	for i, r := range s.Boundary {
 		here := fmt.Sprintf("%s.boundary[%d]", at, i)
 		if !bucketForm.MatchString(r.Bucket) {
-			add(here+".bucket", "is not the name of a bucket")
+			f.Add(here+".bucket", "is not the name of a bucket")
 		}
 		if len(r.Roles) == 0 {
-			add(here+".roles", "is empty")
+			f.Add(here+".roles", "is empty")
 		}
 		for j, role := range r.Roles {
 			if !roleForm.MatchString(role) {
-				add(fmt.Sprintf("%s.roles[%d]", here, j), "is not a role such as roles/storage.objectViewer")
+				f.Add(fmt.Sprintf("%s.roles[%d]", here, j), "is not a role such as roles/storage.objectViewer")
 			}
 		}
 		if err := checkPrefix(r.Prefix); err != nil {
-			add(here+".prefix", "%v", err)
+			f.Add(here+".prefix", "%v", err)
 		}
 	}
-}
-
-// goodEndpoint wants TLS everywhere but on loopback.
-func goodEndpoint(at string) bool {
-	u, err := url.Parse(at)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return false
-	}
-	if u.Scheme == "https" {
-		return true
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
 }

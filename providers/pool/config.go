@@ -3,7 +3,6 @@ package pool
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -88,114 +87,101 @@ func (c Config) Capabilities() broker.Capabilities {
 
 // Check returns all that is wrong; pointers are paths within the section, as in "keys[0].value".
 func (c Config) Check() []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, format string, args ...any) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-	}
+	var f broker.Faults
 	if !broker.ValidID(c.Name) {
-		add("name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+		f.Add("name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 	}
 	names, values := map[string]bool{}, map[broker.Ref]bool{}
 	for i, k := range c.Keys {
 		at := fmt.Sprintf("keys[%d]", i)
-		faults = append(faults, k.check(at, c.Scopes)...)
+		f = append(f, k.check(at, c.Scopes)...)
 		if !broker.ValidID(k.Name) {
-			add(at+".name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+			f.Add(at+".name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 		}
 		if names[k.Name] {
-			add(at+".name", "stands twice")
+			f.Add(at+".name", "stands twice")
 		}
 		if err := c.Stores.CheckRef(string(k.Value)); err != nil {
-			add(at+".value", "%v", err)
+			f.Add(at+".value", "%v", err)
 		} else if values[k.Value] {
-			add(at+".value", "is another key's too: one key has one holder")
+			f.Add(at+".value", "is another key's too: one key has one holder")
 		}
 		names[k.Name], values[k.Value] = true, true
 	}
 	if len(c.Scopes) == 0 {
-		add("scopes", "names no scope")
+		f.Add("scopes", "names no scope")
 	}
 	seen := map[string]bool{}
 	for i, s := range c.Scopes {
 		if seen[s] {
-			add(fmt.Sprintf("scopes[%d]", i), "stands twice")
+			f.Add(fmt.Sprintf("scopes[%d]", i), "stands twice")
 		}
 		seen[s] = true
 	}
 	if c.Disclosed != "" && c.Disclosed != "accept" {
-		add("disclosed", "can only say accept")
+		f.Add("disclosed", "can only say accept")
 	}
-	faults = append(faults, c.checkVendor()...)
-	return append(faults, c.checkUse()...)
+	f = append(f, c.checkVendor()...)
+	return append(f, c.checkUse()...)
 }
 
 // checkVendor checks where values are kept and who is told of them.
 func (c Config) checkVendor() []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, reason string) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: reason})
-	}
-	for _, f := range c.Stores.Check() {
-		add("stores."+f.Pointer, f.Reason)
-	}
+	var f broker.Faults
+	f.Below("stores", c.Stores.Check())
 	if c.Vendor != nil {
-		for _, f := range c.Vendor.Check() {
-			add(strings.TrimSuffix("vendor."+f.Pointer, "."), f.Reason)
-		}
+		f.Below("vendor", c.Vendor.Check())
 		switch {
 		case c.Vendor.Makes() && len(c.Keys) > 0:
-			add("keys", "do not belong here: the vendor makes a key for each task")
+			f.Add("keys", "do not belong here: the vendor makes a key for each task")
 		case !c.Vendor.Makes() && c.Disclosed == "":
-			add("disclosed", "must say accept: after a normal end a key that its agent has seen goes back, and still works")
+			f.Add("disclosed", "must say accept: after a normal end a key that its agent has seen goes back, and still works")
 		}
 	}
-	return faults
+	return f
 }
 
 // checkUse checks how keys are handed on.
 func (c Config) checkUse() []broker.Fault {
-	var faults []broker.Fault
-	add := func(pointer, format string, args ...any) {
-		faults = append(faults, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-	}
+	var f broker.Faults
 	if c.Reuse != "" && c.Reuse != "trusted" && c.Reuse != "after_rotation" {
-		add("reuse", "is neither trusted nor after_rotation")
+		f.Add("reuse", "is neither trusted nor after_rotation")
 	}
 	if c.MaxHolders < 0 || c.MaxHolders > maxHolders {
-		add("max_holders", "is not between 1 and %d", maxHolders)
+		f.Add("max_holders", "is not between 1 and %d", maxHolders)
 	}
 	if c.MaxRefusals < 0 || c.MaxRefusals > 100 {
-		add("max_refusals", "is not between 1 and 100")
+		f.Add("max_refusals", "is not between 1 and 100")
 	}
 	for pointer, d := range map[string]struct{ is, low, high time.Duration }{
 		"rest": {c.Rest, time.Second, 24 * time.Hour}, "deadline": {c.Deadline, time.Minute, 7 * 24 * time.Hour},
 		"check_every": {c.CheckEvery, time.Second, time.Hour},
 	} {
 		if d.is != 0 && (d.is < d.low || d.is > d.high) {
-			add(pointer, "is not between %s and %s", d.low, d.high)
+			f.Add(pointer, "is not between %s and %s", d.low, d.high)
 		}
 	}
-	return append(faults, labelFaults("select", c.Select)...)
+	return append(f, labelFaults("select", c.Select)...)
 }
 
-func labelFaults(at string, labels map[string]string) (faults []broker.Fault) {
+func labelFaults(at string, labels map[string]string) (f broker.Faults) {
 	for name, value := range labels {
 		if !broker.ValidID(name) || !broker.ValidID(value) {
-			faults = append(faults, broker.Fault{Pointer: at, Reason: "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+			f.Add(at, "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 		}
 	}
-	return faults
+	return f
 }
 
 func (k Key) check(at string, scopes []string) []broker.Fault {
-	var faults []broker.Fault
+	var f broker.Faults
 	for i, s := range k.Scopes {
 		if !slices.Contains(scopes, s) {
-			faults = append(faults, broker.Fault{Pointer: fmt.Sprintf("%s.scopes[%d]", at, i), Reason: "is not a scope of the pool"})
+			f.Add(fmt.Sprintf("%s.scopes[%d]", at, i), "is not a scope of the pool")
 		}
 	}
 	if k.VendorID != "" && !broker.ValidID(k.VendorID) {
-		faults = append(faults, broker.Fault{Pointer: at + ".vendor_id", Reason: "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+		f.Add(at+".vendor_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 	}
-	return append(faults, labelFaults(at+".labels", k.Labels)...)
+	return append(f, labelFaults(at+".labels", k.Labels)...)
 }

@@ -2,8 +2,6 @@ package stripe
 
 import (
 	"fmt"
-	"net"
-	"net/url"
 	"regexp"
 	"slices"
 	"time"
@@ -140,36 +138,29 @@ var objects = map[string]*regexp.Regexp{
 	"verification_session": regexp.MustCompile(`^vs_[A-Za-z0-9]{1,64}$`),
 }
 
-// faults gathers what is wrong.
-type faults []broker.Fault
-
-func (f *faults) add(pointer, format string, args ...any) {
-	*f = append(*f, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-}
-
 // Check returns all that is wrong; pointers are paths within the section, as in "pool.keys[0].value".
 func (c Config) Check() []broker.Fault {
-	var f faults
+	var f broker.Faults
 	if c.Mode != modeManaged && c.Mode != modeEphemeral && c.Mode != modePool {
-		f.add("mode", "is none of managed, ephemeral and pool")
+		f.Add("mode", "is none of managed, ephemeral and pool")
 	}
 	c.checkUpstream(&f)
 	if c.Mode == modeManaged && c.Account == "" {
-		f.add("account", "is required in mode managed")
+		f.Add("account", "is required in mode managed")
 	}
 	switch {
 	case c.Mode == modeEphemeral && c.Ephemeral == nil:
-		f.add("ephemeral", "is required in mode ephemeral")
+		f.Add("ephemeral", "is required in mode ephemeral")
 	case c.Mode != modeEphemeral && c.Ephemeral != nil:
-		f.add("ephemeral", "belongs to mode ephemeral only")
+		f.Add("ephemeral", "belongs to mode ephemeral only")
 	case c.Ephemeral != nil:
 		c.Ephemeral.check(&f)
 	}
 	switch {
 	case c.Mode == modePool && c.Pool == nil:
-		f.add("pool", "is required in mode pool")
+		f.Add("pool", "is required in mode pool")
 	case c.Mode != modePool && c.Pool != nil:
-		f.add("pool", "belongs to mode pool only")
+		f.Add("pool", "belongs to mode pool only")
 	case c.Pool != nil:
 		c.checkPool(&f)
 	}
@@ -178,9 +169,9 @@ func (c Config) Check() []broker.Fault {
 			continue
 		}
 		if c.Mode != modeManaged {
-			f.add(pointer, "belongs to mode managed only")
+			f.Add(pointer, "belongs to mode managed only")
 		} else if *d < 0 || *d > time.Hour {
-			f.add(pointer, "is not between 0s and 1h")
+			f.Add(pointer, "is not between 0s and 1h")
 		}
 	}
 	c.checkScopes(&f)
@@ -188,98 +179,90 @@ func (c Config) Check() []broker.Fault {
 }
 
 // checkUpstream checks where Stripe is, and what the broker enters with.
-func (c Config) checkUpstream(f *faults) {
-	if c.Endpoint != "" && !safeEndpoint(c.Endpoint) {
-		f.add("endpoint", "is not an https:// address without a path; http:// is for this machine only")
+func (c Config) checkUpstream(f *broker.Faults) {
+	if c.Endpoint != "" {
+		if u := f.Endpoint("endpoint", c.Endpoint); u != nil && u.Path != "" && u.Path != "/" {
+			f.Add("endpoint", "has a path")
+		}
 	}
 	if c.Env != "" && !envForm.MatchString(c.Env) {
-		f.add("env", "is not the name of an environment variable, of A-Z 0-9 _")
+		f.Add("env", "is not the name of an environment variable, of A-Z 0-9 _")
 	}
 	if c.Account != "" && !accountForm.MatchString(c.Account) {
-		f.add("account", "is not an account's id, acct_…")
+		f.Add("account", "is not an account's id, acct_…")
 	}
 	switch {
 	case c.Mode == modePool && c.SecretKey != "":
-		f.add("secret_key", "is of no use in mode pool: leave it out")
+		f.Add("secret_key", "is of no use in mode pool: leave it out")
 	case c.Mode != modePool && c.SecretKey.Check() != nil:
-		f.add("secret_key", "%v", c.SecretKey.Check())
+		f.Add("secret_key", "%v", c.SecretKey.Check())
 	}
 }
 
-// safeEndpoint tells whether keys may be sent there.
-func safeEndpoint(text string) bool {
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || u.Path != "" && u.Path != "/" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "https" || u.Scheme == "http" && (ip != nil && ip.IsLoopback() || u.Hostname() == "localhost")
-}
-
-func (e Ephemeral) check(f *faults) {
+func (e Ephemeral) check(f *broker.Faults) {
 	if objects[e.For] == nil {
-		f.add("ephemeral.for", "is none of customer, issuing_card and verification_session")
+		f.Add("ephemeral.for", "is none of customer, issuing_card and verification_session")
 	}
 	if !objectForm.MatchString(e.Object) {
-		f.add("ephemeral.object", "is not a placeholder of the form {{.Metadata.key}}")
+		f.Add("ephemeral.object", "is not a placeholder of the form {{.Metadata.key}}")
 	}
 	if !versionForm.MatchString(e.Version) {
-		f.add("ephemeral.version", "is not an API version such as 2024-04-10")
+		f.Add("ephemeral.version", "is not an API version such as 2024-04-10")
 	}
 }
 
-func (c Config) checkPool(f *faults) {
+func (c Config) checkPool(f *broker.Faults) {
 	p := c.Pool
 	if !broker.ValidID(p.Name) {
-		f.add("pool.name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+		f.Add("pool.name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 	}
 	if len(p.Keys) == 0 {
-		f.add("pool.keys", "names no key")
+		f.Add("pool.keys", "names no key")
 	}
 	names, values := map[string]bool{}, map[broker.Ref]bool{}
 	for i, k := range p.Keys {
 		at := fmt.Sprintf("pool.keys[%d].", i)
 		if !broker.ValidID(k.Name) {
-			f.add(at+"name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+			f.Add(at+"name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
 		}
 		if names[k.Name] {
-			f.add(at+"name", "stands twice")
+			f.Add(at+"name", "stands twice")
 		}
 		if err := k.Value.Check(); err != nil {
-			f.add(at+"value", "%v", err)
+			f.Add(at+"value", "%v", err)
 		} else if values[k.Value] {
-			f.add(at+"value", "is another key's too: one key has one holder")
+			f.Add(at+"value", "is another key's too: one key has one holder")
 		}
 		names[k.Name], values[k.Value] = true, true
 		c.checkPermissions(f, at+"permissions", k.Permissions)
 	}
 	for pointer, word := range map[string]string{"pool.disclosed": p.Disclosed, "pool.probe_writes": p.ProbeWrites} {
 		if word != "" && word != "accept" {
-			f.add(pointer, "can only say accept")
+			f.Add(pointer, "can only say accept")
 		}
 	}
 	if p.Undeclared != "" && p.Undeclared != "refuse" && p.Undeclared != "accept" {
-		f.add("pool.undeclared", "is neither refuse nor accept")
+		f.Add("pool.undeclared", "is neither refuse nor accept")
 	}
 	if p.CheckEvery != 0 && (p.CheckEvery < time.Second || p.CheckEvery > 24*time.Hour) {
-		f.add("pool.check_every", "is not between 1s and 24h")
+		f.Add("pool.check_every", "is not between 1s and 24h")
 	}
 }
 
-func (c Config) checkScopes(f *faults) {
+func (c Config) checkScopes(f *broker.Faults) {
 	for i, name := range c.ExtraPermissions {
 		if !permissionForm.MatchString(name) {
-			f.add(fmt.Sprintf("extra_permissions[%d]", i), "is not of the form resource_read or resource_write")
+			f.Add(fmt.Sprintf("extra_permissions[%d]", i), "is not of the form resource_read or resource_write")
 		}
 	}
 	if len(c.Scopes) == 0 {
-		f.add("scopes", "names no scope")
+		f.Add("scopes", "names no scope")
 	}
 	for name, s := range c.Scopes {
 		at := "scopes." + name + ".permissions"
 		if c.Mode == modeEphemeral {
 			if len(s.Permissions) > 0 {
-				f.add(at, "does not belong here: what an ephemeral key may do is Stripe's to say")
+				f.Add(at, "does not belong here: what an ephemeral key may do is Stripe's to say")
 			}
 			continue
 		}
@@ -287,19 +270,19 @@ func (c Config) checkScopes(f *faults) {
 	}
 }
 
-func (c Config) checkPermissions(f *faults, at string, names []string) {
+func (c Config) checkPermissions(f *broker.Faults, at string, names []string) {
 	if len(names) == 0 {
-		f.add(at, "is empty")
+		f.Add(at, "is empty")
 	}
 	for i, name := range names {
 		here := fmt.Sprintf("%s[%d]", at, i)
 		switch {
 		case name == makesKeys:
-			f.add(here, "would let a task make itself other keys")
+			f.Add(here, "would let a task make itself other keys")
 		case slices.Index(names, name) < i:
-			f.add(here, "stands twice")
+			f.Add(here, "stands twice")
 		case !slices.Contains(knownPermissions, name) && !slices.Contains(c.ExtraPermissions, name):
-			f.add(here, "is not a permission that is known here, such as customer_read; name a new one in extra_permissions")
+			f.Add(here, "is not a permission that is known here, such as customer_read; name a new one in extra_permissions")
 		}
 	}
 }

@@ -21,12 +21,12 @@ type Anthropic struct {
 
 const anthropicVersion = "2023-06-01"
 
-func (c *Anthropic) check(f *faults) {
-	f.ref("anthropic.admin_key", c.AdminKey)
+func (c *Anthropic) check(f *broker.Faults) {
+	f.Ref("anthropic.admin_key", c.AdminKey)
 	if c.Endpoint != "" {
-		f.endpoint("anthropic.endpoint", c.Endpoint)
+		f.Endpoint("anthropic.endpoint", c.Endpoint)
 	}
-	f.lag("anthropic.lag", c.Lag)
+	checkLag(f, "anthropic.lag", c.Lag)
 }
 
 type anthropic struct {

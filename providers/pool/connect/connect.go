@@ -57,7 +57,7 @@ func (c Config) Makes() bool { return c.OpenAI != nil }
 
 // Check returns all that is wrong; pointers are paths within the section, as in "openai.project".
 func (c Config) Check() []broker.Fault {
-	var f faults
+	var f broker.Faults
 	n := 0
 	for _, given := range []bool{c.Anthropic != nil, c.OpenAI != nil, c.HTTP != nil} {
 		if given {
@@ -65,7 +65,7 @@ func (c Config) Check() []broker.Fault {
 		}
 	}
 	if n != 1 {
-		f.add("", "names %d vendors: it takes just one of anthropic, openai and http", n)
+		f.Add("", "names %d vendors: it takes just one of anthropic, openai and http", n)
 	}
 	if c.Anthropic != nil {
 		c.Anthropic.check(&f)

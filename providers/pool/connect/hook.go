@@ -43,43 +43,43 @@ const (
 	maxBody     = 16 << 10
 )
 
-func (c *HTTP) check(f *faults) {
+func (c *HTTP) check(f *broker.Faults) {
 	if !broker.Template(c.URL).Check(named) || !broker.Template(c.Body).Check(named) {
-		f.add("http", "has a placeholder that is not {{.Name}}, {{.VendorID}} or {{.Fingerprint}}")
+		f.Add("http", "has a placeholder that is not {{.Name}}, {{.VendorID}} or {{.Fingerprint}}")
 	}
-	f.endpoint("http.url", fillURL(c.URL, sample))
+	f.URL("http.url", fillURL(c.URL, sample))
 	if scheme, host, ok := strings.Cut(c.URL, "://"); ok {
 		if host, _, _ = strings.Cut(host, "/"); len(names(scheme, host)) > 0 {
-			f.add("http.url", "has a placeholder before its path")
+			f.Add("http.url", "has a placeholder before its path")
 		}
 	}
 	if c.Method != "" && !slices.Contains([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, c.Method) {
-		f.add("http.method", "is not POST, PUT, PATCH or DELETE")
+		f.Add("http.method", "is not POST, PUT, PATCH or DELETE")
 	}
 	if c.Body != "" && (len(c.Body) > maxBody || !json.Valid(fillJSON(c.Body, sample))) {
-		f.add("http.body", "is not JSON of at most %d bytes", maxBody)
+		f.Add("http.body", "is not JSON of at most %d bytes", maxBody)
 	}
 	if c.Body != "" && len(names(c.URL, c.Body)) == 0 {
-		f.add("http.body", "names no key: it needs one of the placeholders, or the url does")
+		f.Add("http.body", "names no key: it needs one of the placeholders, or the url does")
 	}
 	for _, r := range []struct {
 		pointer string
 		ref     broker.Ref
 	}{{"http.secret", c.Secret}, {"http.token", c.Token}} {
 		if r.ref != "" {
-			f.ref(r.pointer, r.ref)
+			f.Ref(r.pointer, r.ref)
 		}
 	}
 	if c.Secret == "" && c.Token == "" {
-		f.add("http.secret", "is required, unless there is a token: else anybody could end keys")
+		f.Add("http.secret", "is required, unless there is a token: else anybody could end keys")
 	}
 	if c.Mode != "" && c.Mode != "deny" && c.Mode != "destroy" {
-		f.add("http.mode", "is not deny or destroy")
+		f.Add("http.mode", "is not deny or destroy")
 	}
 	if c.Absent != "" && c.Absent != "ended" {
-		f.add("http.absent", "can only say ended")
+		f.Add("http.absent", "can only say ended")
 	}
-	f.lag("http.lag", c.Lag)
+	checkLag(f, "http.lag", c.Lag)
 }
 
 // sample has what a value may have at the worst.

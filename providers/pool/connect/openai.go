@@ -31,17 +31,17 @@ const (
 	maxPages = 200 // of a project's accounts
 )
 
-func (c *OpenAI) check(f *faults) {
-	f.ref("openai.admin_key", c.AdminKey)
+func (c *OpenAI) check(f *broker.Faults) {
+	f.Ref("openai.admin_key", c.AdminKey)
 	if !broker.ValidID(c.Project) || strings.Trim(c.Project, ".") == "" {
-		f.add("openai.project", "is not the id of a project (proj_…)")
+		f.Add("openai.project", "is not the id of a project (proj_…)")
 	}
 	if c.Endpoint != "" {
-		f.endpoint("openai.endpoint", c.Endpoint)
+		f.Endpoint("openai.endpoint", c.Endpoint)
 	}
-	f.lag("openai.lag", c.Lag)
+	checkLag(f, "openai.lag", c.Lag)
 	if c.KeyLifetime != 0 && c.KeyLifetime < time.Minute {
-		f.add("openai.key_lifetime", "is less than 1 min")
+		f.Add("openai.key_lifetime", "is less than 1 min")
 	}
 }
 

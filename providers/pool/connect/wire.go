@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,42 +21,10 @@ const (
 	maxPause      = time.Hour       // no vendor's word holds a revocation up for longer
 )
 
-type faults []broker.Fault
-
-func (f *faults) add(pointer, format string, args ...any) {
-	*f = append(*f, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-}
-
-func (f *faults) ref(pointer string, r broker.Ref) {
-	if err := r.Check(); err != nil {
-		f.add(pointer, "%v", err)
-	}
-}
-
-func (f *faults) lag(pointer string, lag *time.Duration) {
+func checkLag(f *broker.Faults, pointer string, lag *time.Duration) {
 	if lag != nil && (*lag < 0 || *lag > maxLag) {
-		f.add(pointer, "is not within 0 s and %s", maxLag)
+		f.Add(pointer, "is not within 0 s and %s", maxLag)
 	}
-}
-
-// endpoint refuses an address by which a secret would travel in the clear: https, or http on the loopback interface.
-func (f *faults) endpoint(pointer, text string) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
-		f.add(pointer, "is not a URL with a host")
-	case u.User != nil:
-		f.add(pointer, "holds a user: a secret has no place in a URL")
-	case u.Fragment != "":
-		f.add(pointer, "has a fragment")
-	case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
-		f.add(pointer, "is not https; only an address of the loopback interface may do without")
-	}
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // vendor is whom calls go to.

@@ -36,12 +36,12 @@ const (
 	maxRegions   = 64 // clients kept; AWS has fewer regions
 )
 
-func (c AWS) check(f *faults) {
+func (c AWS) check(f *broker.Faults) {
 	if c.Endpoint != "" {
-		f.endpoint("aws.endpoint", c.Endpoint)
+		f.Endpoint("aws.endpoint", c.Endpoint)
 	}
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
-		f.add("aws.access_key_id", "and aws.secret_access_key stand together")
+		f.Add("aws.access_key_id", "and aws.secret_access_key stand together")
 		return
 	}
 	for _, r := range []struct {
@@ -52,11 +52,11 @@ func (c AWS) check(f *faults) {
 			continue
 		}
 		if err := r.ref.Check(); err != nil {
-			f.add(r.pointer, "%v", err)
+			f.Add(r.pointer, "%v", err)
 		}
 	}
 	if c.AccessKeyID != "" && c.ConfigProfile != "" {
-		f.add("aws.config_profile", "and aws.access_key_id are two sources of credentials")
+		f.Add("aws.config_profile", "and aws.access_key_id are two sources of credentials")
 	}
 }
 

@@ -29,12 +29,12 @@ const (
 	gcpScope     = "https://www.googleapis.com/auth/cloud-platform"
 )
 
-func (c GCP) check(f *faults) {
+func (c GCP) check(f *broker.Faults) {
 	if c.Endpoint != "" {
-		f.endpoint("gcp.endpoint", c.Endpoint)
+		f.Endpoint("gcp.endpoint", c.Endpoint)
 	}
 	if c.CredentialsFile != "" && !filepath.IsAbs(c.CredentialsFile) {
-		f.add("gcp.credentials_file", "is not an absolute path")
+		f.Add("gcp.credentials_file", "is not an absolute path")
 	}
 }
 

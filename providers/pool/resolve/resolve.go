@@ -48,7 +48,7 @@ type Wire struct {
 
 // Check returns all that is wrong; pointers are paths within the section, as in "vault.address".
 func (c Config) Check() []broker.Fault {
-	var f faults
+	var f broker.Faults
 	c.Vault.check(&f)
 	c.AWS.check(&f)
 	c.GCP.check(&f)

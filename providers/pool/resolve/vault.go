@@ -24,22 +24,22 @@ type Vault struct {
 	CAFile    string     `yaml:"ca_file"`   // PEM, absolute: who signs the server's certificate; empty: this machine's roots
 }
 
-func (c Vault) check(f *faults) {
+func (c Vault) check(f *broker.Faults) {
 	if c.Address == "" {
 		if c != (Vault{}) {
-			f.add("vault.address", "is required")
+			f.Add("vault.address", "is required")
 		}
 		return
 	}
-	f.endpoint("vault.address", c.Address)
+	f.Endpoint("vault.address", c.Address)
 	if err := c.Token.Check(); err != nil {
-		f.add("vault.token", "%v", err)
+		f.Add("vault.token", "%v", err)
 	}
 	if c.CAFile != "" && !filepath.IsAbs(c.CAFile) {
-		f.add("vault.ca_file", "is not an absolute path")
+		f.Add("vault.ca_file", "is not an absolute path")
 	}
 	if strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		f.add("vault.namespace", "has characters that no header may hold")
+		f.Add("vault.namespace", "has characters that no header may hold")
 	}
 }
 

@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -19,30 +16,6 @@ const (
 	throttlePause = 2 * time.Second // when a store says only that it is too much
 	maxPause      = time.Hour
 )
-
-type faults []broker.Fault
-
-func (f *faults) add(pointer, format string, args ...any) {
-	*f = append(*f, broker.Fault{Pointer: pointer, Reason: fmt.Sprintf(format, args...)})
-}
-
-// endpoint refuses an address by which a secret would travel in the clear: https, or http on the loopback interface.
-func (f *faults) endpoint(pointer, text string) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
-		f.add(pointer, "is not a URL with a host")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		f.add(pointer, "holds more than a host and a path")
-	case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
-		f.add(pointer, "is not https; only an address of the loopback interface may do without")
-	}
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
 
 // wire is how stores are reached.
 type wire struct {
