@@ -225,28 +225,6 @@ func TestLongDirectory(t *testing.T) {
 	}
 }
 
-// The server must not die with the thread that asked for it.
-func TestStarterThreadEnds(t *testing.T) {
-	t.Parallel()
-	cfg := config(tempDir(t))
-	var server *localpg.Server
-	var err error
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		server, err = localpg.Start(t.Context(), cfg)
-	})
-	wg.Wait()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	time.Sleep(300 * time.Millisecond) // a shutdown would show by now
-	if got := query(t, server, "SELECT 'alive'"); got != "alive" {
-		t.Errorf("got %q", got)
-	}
-}
-
 func TestNotInstalled(t *testing.T) {
 	t.Parallel()
 	empty := tempDir(t)
