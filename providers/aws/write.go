@@ -89,16 +89,7 @@ func (d *denier) plan(ctx context.Context, n *notes) (outcome, error) {
 	}
 	n.shape.cutOff = n.CutOff
 	wanted := slices.DeleteFunc(list, func(entry broker.Denial) bool { return was.cutOff[entry.ID] })
-	spilled := slices.ContainsFunc(n.Shelves[1:], func(s *shelf) bool { return len(s.Members) > 0 })
-	var unsure error // whether a managed policy is still the role's
-	if spilled {
-		unsure = d.attached(ctx, n)
-	}
-	unfit := arrange(n.Shelves, wanted, n.shape, n.room)
-	if len(unfit) > 0 && len(n.Shelves) > 1 && !spilled { // is there really no room?
-		unsure = d.attached(ctx, n)
-		unfit = arrange(n.Shelves, wanted, n.shape, n.room)
-	}
+	unfit, unsure := d.place(ctx, n, wanted)
 	if unsure != nil {
 		was.err = unsure
 		for _, s := range n.Shelves[1:] {
@@ -116,6 +107,21 @@ func (d *denier) plan(ctx context.Context, n *notes) (outcome, error) {
 	}
 	was.revived = slices.ContainsFunc(list, func(entry broker.Denial) bool { return entry.Done && was.unfit[entry.ID] })
 	return was, nil
+}
+
+// place gives the wanted entries places, and answers those for which there is none; unsure is why it is not known whether a
+// managed policy is still the role's. IAM is asked where that matters: where entries are in one, or would have to be.
+func (d *denier) place(ctx context.Context, n *notes, wanted []broker.Denial) (unfit []broker.VersionID, unsure error) {
+	spilled := slices.ContainsFunc(n.Shelves[1:], func(s *shelf) bool { return len(s.Members) > 0 })
+	if spilled {
+		unsure = d.attached(ctx, n)
+	}
+	unfit = arrange(n.Shelves, wanted, n.shape, n.room)
+	if len(unfit) > 0 && len(n.Shelves) > 1 && !spilled { // is there really no room?
+		unsure = d.attached(ctx, n)
+		unfit = arrange(n.Shelves, wanted, n.shape, n.room)
+	}
+	return unfit, unsure
 }
 
 // covers tells whether a cut-off surely refuses a session: one that was issued just before it may bear a later time, by AWS's
