@@ -29,9 +29,9 @@ func (f File) Put(_ context.Context, c tree.Checkpoint) error {
 // maxTail is how much of a file's end is read to find its newest checkpoints.
 const maxTail = 1 << 20
 
-// Newest reads the checkpoints at the file's end, the newest last. A file that is not there yet has none; one in which
-// nothing opens is an error, for it is somebody else's or was overwritten.
-func (f File) Newest(keys *tree.Keys) ([]tree.Checkpoint, error) {
+// Newest implements sequence.Reader: it reads the checkpoints at the file's end, the newest last. A file that is not there
+// yet has none; one in which nothing opens is an error, for it is somebody else's or was overwritten.
+func (f File) Newest(_ context.Context, keys *tree.Keys) ([]tree.Checkpoint, error) {
 	file, err := os.Open(f.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil

@@ -15,9 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"go.uber.org/goleak"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -57,7 +54,7 @@ func TestFile(t *testing.T) {
 	s, other := newSigner(t), newSigner(t)
 	f := publish.File{Path: filepath.Join(t.TempDir(), "checkpoints")}
 	newest := func(s *tree.Signer) (sizes []int64, err error) {
-		list, err := f.Newest(s.Keys())
+		list, err := f.Newest(context.Background(), s.Keys())
 		for _, c := range list {
 			sizes = append(sizes, c.Size)
 		}
@@ -152,67 +149,6 @@ func TestHTTP(t *testing.T) {
 	hook.Close()
 	if err := h.Put(t.Context(), c); err == nil || strings.Contains(err.Error(), "C4n4ry") {
 		t.Errorf("nobody there: %v", err)
-	}
-}
-
-// The SDK speaks to the bucket: an object of its own for each checkpoint, never over another.
-func TestS3(t *testing.T) {
-	t.Parallel()
-	s := newSigner(t)
-	var mu sync.Mutex
-	objects := map[string]string{}
-	deny := false
-	bucket := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		text, _ := io.ReadAll(r.Body)
-		mu.Lock()
-		defer mu.Unlock()
-		fail := func(status int, code string) {
-			w.Header().Set("Content-Type", "application/xml")
-			w.WriteHeader(status)
-			_, _ = fmt.Fprintf(w, "<Error><Code>%s</Code><Message>C4n4ry</Message></Error>", code)
-		}
-		switch _, there := objects[r.URL.Path]; {
-		case deny:
-			fail(http.StatusForbidden, "AccessDenied")
-		case r.Method != http.MethodPut || r.Header.Get("If-None-Match") != "*" || r.Header.Get("Authorization") == "":
-			fail(http.StatusBadRequest, "InvalidRequest")
-		case there:
-			fail(http.StatusPreconditionFailed, "PreconditionFailed")
-		default:
-			objects[r.URL.Path] = string(text)
-		}
-	}))
-	defer bucket.Close()
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	defer transport.CloseIdleConnections()
-	client := s3.New(s3.Options{Region: "eu-west-1", BaseEndpoint: &bucket.URL, UsePathStyle: true, HTTPClient: &http.Client{Transport: transport},
-		Credentials: credentials.NewStaticCredentialsProvider("id", "key", ""), RetryMaxAttempts: 1, Retryer: aws.NopRetryer{}})
-	to := publish.S3{Client: client, Bucket: "b", Prefix: "log/"}
-	c := sign(t, s, 42)
-	for range 2 { // the answer to the first was lost
-		if err := to.Put(t.Context(), c); err != nil {
-			t.Fatal(err)
-		}
-	}
-	key := "/b/log/00000000000000000042-" + c.At.UTC().Format("20060102T150405.000000Z") + ".txt"
-	if len(objects) != 1 || !strings.Contains(objects[key], c.Note) {
-		t.Errorf("%q, want %q", objects, key)
-	}
-	mu.Lock()
-	deny = true
-	mu.Unlock()
-	if err := to.Put(t.Context(), sign(t, s, 43)); err == nil || !strings.Contains(err.Error(), "AccessDenied") || strings.Contains(err.Error(), "C4n4ry") {
-		t.Errorf("%v", err)
-	}
-	for at, want := range map[string]string{"s3://b": "", "s3://b/": "", "s3://b/p": "p/", "s3://b/p/q/": "p/q/"} {
-		if opened, err := publish.OpenS3(t.Context(), at, "eu-west-1", ""); err != nil || opened.Bucket != "b" || opened.Prefix != want {
-			t.Errorf("%s: %+v, %v", at, opened, err)
-		}
-	}
-	for _, at := range []string{"", "b", "https://b/p", "s3:///p"} {
-		if _, err := publish.OpenS3(t.Context(), at, "eu-west-1", ""); err == nil {
-			t.Errorf("%q is a bucket", at)
-		}
 	}
 }
 

@@ -39,6 +39,7 @@ func OpenS3(ctx context.Context, at, region, endpoint string) (S3, error) {
 		return S3{}, fmt.Errorf("finding the credentials for the bucket: %w", err)
 	}
 	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.DisableLogOutputChecksumValidationSkipped = true // it goes past our log, and a note bears its own signature
 		if endpoint != "" {
 			o.BaseEndpoint, o.UsePathStyle = &endpoint, true
 		}
@@ -56,16 +57,32 @@ func (s S3) Put(ctx context.Context, c tree.Checkpoint) error {
 		Bucket: &s.Bucket, Key: aws.String(s.Key(c)), Body: strings.NewReader(c.Note),
 		ContentType: aws.String("text/plain; charset=utf-8"), IfNoneMatch: aws.String("*"),
 	})
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		if api.ErrorCode() == "PreconditionFailed" { // an earlier try, whose answer was lost
-			return nil
-		}
-		return fmt.Errorf("the bucket answered %s", api.ErrorCode())
+	if code(err) == "PreconditionFailed" { // an earlier try, whose answer was lost
+		return nil
 	}
-	return err
+	return answered(err, "s3:PutObject")
 }
 
 // Key is the name of a checkpoint's object.
-func (s S3) Key(c tree.Checkpoint) string {
-	return fmt.Sprintf("%s%020d-%s.txt", s.Prefix, c.Size, c.At.UTC().Format("20060102T150405.000000Z"))
+func (s S3) Key(c tree.Checkpoint) string { return s.name(c.Size, c.At.UTC().Format(keyTime)) }
+
+// code is S3's own word for what is wrong; "" if it did not answer.
+func code(err error) string {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		return api.ErrorCode()
+	}
+	return ""
+}
+
+// answered makes an error of S3's code alone: its text may bear a secret. A refusal names the permission that it
+// takes.
+func answered(err error, permission string) error {
+	switch code := code(err); code {
+	case "":
+		return err
+	case "AccessDenied", "Forbidden":
+		return fmt.Errorf("the bucket answered %s: %s is not permitted", code, permission)
+	default:
+		return fmt.Errorf("the bucket answered %s", code)
+	}
 }

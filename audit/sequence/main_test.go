@@ -2,10 +2,12 @@ package sequence_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,10 +98,30 @@ func newRecord(t testing.TB) *record {
 	return r
 }
 
+// published is a place that holds these, or cannot be read as long as it is shut.
+type published struct {
+	list []tree.Checkpoint
+	shut atomic.Bool
+}
+
+var errShut = errors.New("the place is shut")
+
+func (p *published) Newest(context.Context, *tree.Keys) ([]tree.Checkpoint, error) {
+	if p.shut.Load() {
+		return nil, errShut
+	}
+	return p.list, nil
+}
+
 func (r *record) sequencer(known ...tree.Checkpoint) *sequence.Sequencer {
 	r.t.Helper()
+	return r.sequencerOf(&published{list: known})
+}
+
+func (r *record) sequencerOf(places ...sequence.Reader) *sequence.Sequencer {
+	r.t.Helper()
 	s, err := sequence.New(sequence.Config{
-		Pool: r.store.Pool(), Signer: r.signer, Logger: slog.New(slog.DiscardHandler), Clock: r.clock.Now, Known: known,
+		Pool: r.store.Pool(), Signer: r.signer, Logger: slog.New(slog.DiscardHandler), Clock: r.clock.Now, ReadBack: places,
 		Alarm: func(_ context.Context, reason string) { r.alarms <- reason },
 		Reached: func(ctx context.Context, point string) {
 			if r.reached != nil {

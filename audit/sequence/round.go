@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,11 +20,12 @@ type round struct {
 	ctx context.Context
 	tx  pgx.Tx
 
-	known  tree.Checkpoint // the newest that is known to be signed
-	signed tree.Checkpoint // what this round signed; Size 0: nothing
-	size   int64           // of the tree
-	last   position        // of its last leaf
-	more   bool
+	published []tree.Checkpoint // what was read back and not yet held against the tree
+	known     tree.Checkpoint   // the newest that is known to be signed
+	signed    tree.Checkpoint   // what this round signed; Size 0: nothing
+	size      int64             // of the tree
+	last      position          // of its last leaf
+	more      bool
 }
 
 // position is an event's place in the order of the record.
@@ -105,29 +108,33 @@ func (r *round) newest() (c tree.Checkpoint, err error) {
 // extends holds the tree in the database against what was signed: by this process, by any before it as far as it was
 // published, and by the others as far as the database tells.
 func (r *round) extends(newest tree.Checkpoint) error {
-	if newest.Size == r.known.Size && r.known.Size > 0 && newest.Root != r.known.Root {
-		return &rewritten{fmt.Sprintf("two checkpoints are signed for %d events, with different roots", newest.Size)}
-	}
-	for _, c := range []tree.Checkpoint{r.known, newest} {
+	roots := map[int64]tlog.Hash{}
+	for _, c := range append([]tree.Checkpoint{r.known, newest}, r.published...) {
 		if c.Size == 0 {
 			continue
 		}
-		if c.Size > r.size {
-			return &rewritten{fmt.Sprintf("the tree has %d events, a signed checkpoint %d", r.size, c.Size)}
+		if root, again := roots[c.Size]; again && root != c.Root {
+			return &rewritten{fmt.Sprintf("two checkpoints are signed for %d events, with different roots", c.Size)}
 		}
-		root, err := tlog.TreeHash(c.Size, r.hashes())
+		roots[c.Size] = c.Root
+		if c.Size > r.known.Size || c.Size == r.known.Size && c.At.After(r.known.At) {
+			r.known = c
+		}
+	}
+	for _, size := range slices.Sorted(maps.Keys(roots)) {
+		if size > r.size {
+			return &rewritten{fmt.Sprintf("the tree has %d events, a signed checkpoint %d", r.size, size)}
+		}
+		root, err := tlog.TreeHash(size, r.hashes())
 		if errors.Is(err, errTree) {
-			return &rewritten{fmt.Sprintf("below the %d events that were signed, %v", c.Size, err)}
+			return &rewritten{fmt.Sprintf("below the %d events that were signed, %v", size, err)}
 		}
 		if err != nil {
 			return err
 		}
-		if root != c.Root {
-			return &rewritten{fmt.Sprintf("the first %d events do not come to the root that was signed for them", c.Size)}
+		if root != roots[size] {
+			return &rewritten{fmt.Sprintf("the first %d events do not come to the root that was signed for them", size)}
 		}
-	}
-	if newest.Size > r.known.Size || newest.Size == r.known.Size && newest.At.After(r.known.At) {
-		r.known = newest
 	}
 	return nil
 }

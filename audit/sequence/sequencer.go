@@ -3,7 +3,6 @@ package sequence
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -27,8 +26,9 @@ type Config struct {
 	Logger *slog.Logger
 
 	Publish []Publisher
-	// Known are checkpoints of this log that were published outside the database: what is signed extends them.
-	Known []tree.Checkpoint
+	// ReadBack are the places outside the database where this log was published. Nothing is signed before each of them
+	// has been read, and what is signed extends what they have.
+	ReadBack []Reader
 	// Alarm is told once why the tree is refused. nil: only the log and the state say it.
 	Alarm func(ctx context.Context, reason string)
 	Clock func() time.Time // nil: time.Now
@@ -48,8 +48,10 @@ type Sequencer struct {
 	keys *tree.Keys
 
 	mu      sync.Mutex
-	known   tree.Checkpoint // the newest that this process has seen signed; Size 0: none
-	refused string          // why the tree is not signed any more
+	unread  []Reader          // places that nothing was heard of yet
+	held    []tree.Checkpoint // the newest of each place, until they were held against the tree
+	known   tree.Checkpoint   // the newest that this process has seen signed; Size 0: none
+	refused string            // why the tree is not signed any more
 }
 
 // New makes a Sequencer. Run starts it.
@@ -69,23 +71,12 @@ func New(cfg Config) (*Sequencer, error) {
 	if cfg.Reached == nil {
 		cfg.Reached = func(context.Context, string) {}
 	}
-	s := &Sequencer{Config: cfg, keys: cfg.Signer.Keys()}
-	for _, c := range cfg.Known {
-		if c.Origin != cfg.Signer.Origin() {
-			return nil, fmt.Errorf("what was published is of another log than %s", cfg.Signer.Origin())
-		}
-		if c.Size == s.known.Size && c.Root != s.known.Root {
-			return nil, fmt.Errorf("two published checkpoints for %d events contradict each other: the log was forked", c.Size)
-		}
-		if c.Size > s.known.Size {
-			s.known = c
-		}
-	}
-	return s, nil
+	return &Sequencer{Config: cfg, keys: cfg.Signer.Keys(), unread: cfg.ReadBack}, nil
 }
 
 // Run works until ctx ends. An error costs a round and nothing else; a refusal lasts until the process is started anew.
 func (s *Sequencer) Run(ctx context.Context) {
+	s.awaitPublished(ctx)
 	tick := time.NewTicker(s.Every)
 	defer tick.Stop()
 	for {
@@ -119,17 +110,22 @@ func (s *Sequencer) Refused() string {
 
 // Round does what is due once, unless another process is at it, and tells whether there is more that waits.
 func (s *Sequencer) Round(ctx context.Context) (more bool, err error) {
-	s.mu.Lock()
-	refused, known := s.refused, s.known
-	s.mu.Unlock()
-	if refused != "" {
+	if s.Refused() != "" {
 		return false, ErrRefused
 	}
-	r := round{Sequencer: s, ctx: ctx, known: known}
+	if err := s.readBack(ctx); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	r := round{Sequencer: s, ctx: ctx, known: s.known, published: s.held}
+	s.mu.Unlock()
 	if err := pgx.BeginFunc(ctx, s.Pool, r.run); err != nil {
-		var bad *rewritten
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*rewritten](err); ok {
 			s.refuse(ctx, bad.reason)
+			return false, ErrRefused
+		}
+		if errors.Is(err, errTree) { // nobody but this round writes to the tree: it does not heal by itself
+			s.refuse(ctx, err.Error())
 			return false, ErrRefused
 		}
 		return false, err
@@ -138,7 +134,7 @@ func (s *Sequencer) Round(ctx context.Context) (more bool, err error) {
 	if r.known.Size > 0 {
 		s.mu.Lock()
 		if r.known.Size >= s.known.Size {
-			s.known = r.known
+			s.known, s.held = r.known, nil
 		}
 		s.mu.Unlock()
 	}

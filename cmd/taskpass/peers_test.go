@@ -46,6 +46,7 @@ func TestPeersRGW(t *testing.T) {
 	t.Run("ReplicasTakeTurns", p.replicasTakeTurns)
 	t.Run("ReplicasRevokeAtOnce", p.replicasRevokeAtOnce)
 	t.Run("RoleRefuses", p.roleRefuses)
+	t.Run("Publishes", p.publishes)
 	t.Run("Meanwhile", func(t *testing.T) { // they wait for what becomes due, side by side
 		t.Run("CrowdIsRevokedAndForgotten", p.crowdIsRevokedAndForgotten)
 		t.Run("SetsRightWhatOthersChange", p.setsRightWhatOthersChange)

@@ -45,20 +45,23 @@ func (n *node) newTree(ctx context.Context) (*auditTree, error) {
 		return nil, fmt.Errorf("audit.key: %w", err)
 	}
 	t := &auditTree{log: sequence.NewLog(n.store.Pool(), signer.Keys()), hooks: publish.NewClient()}
-	var known []tree.Checkpoint
+	var places []sequence.Reader
 	var publishers []sequence.Publisher
 	for i, p := range cfg.Publish {
-		q, published, err := t.destination(ctx, p, i, signer, n)
+		q, err := t.destination(ctx, p, i, signer, n)
 		if err != nil {
 			return nil, fmt.Errorf("audit.publish[%d]: %w", i, err)
 		}
-		t.queues, publishers, known = append(t.queues, q), append(publishers, q), append(known, published...)
+		t.queues, publishers = append(t.queues, q), append(publishers, q)
+		if from, ok := q.To.(sequence.Reader); ok && (p.ReadBack == nil || *p.ReadBack) {
+			places = append(places, from)
+		}
 	}
 	if len(publishers) == 0 {
 		n.logger.Warn("checkpoints are not published anywhere: whoever owns the database can rewrite the audit record")
 	}
 	t.sequencer, err = sequence.New(sequence.Config{
-		Pool: n.store.Pool(), Signer: signer, Logger: n.logger, Publish: publishers, Known: known,
+		Pool: n.store.Pool(), Signer: signer, Logger: n.logger, Publish: publishers, ReadBack: places, Reached: reachedInTree,
 		Alarm: func(ctx context.Context, reason string) {
 			if err := n.broker.AuditTampered(ctx, reason); err != nil {
 				n.logger.Error("that the audit tree was rewritten is not on the record", "error", err)
@@ -68,16 +71,15 @@ func (n *node) newTree(ctx context.Context) (*auditTree, error) {
 	return t, err
 }
 
-// destination opens one place to publish to, and reads what was published there before if that can be read.
-func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, signer *tree.Signer, n *node) (*publish.Queue, []tree.Checkpoint, error) {
+// destination opens one place to publish to.
+func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, signer *tree.Signer, n *node) (*publish.Queue, error) {
 	cfg := publish.Config{Logger: n.logger, Every: p.Every}
-	var known []tree.Checkpoint
 	switch {
 	case p.File != "":
 		file := publish.File{Path: p.File}
-		var err error
-		if known, err = file.Newest(signer.Keys()); err != nil {
-			return nil, nil, err
+		// A file that is somebody else's is a mistake in the configuration: it is found before anything is served.
+		if _, err := file.Newest(ctx, signer.Keys()); err != nil {
+			return nil, err
 		}
 		cfg.To, cfg.Name = file, fmt.Sprintf("%d:file", i)
 	case p.HTTP != "":
@@ -85,22 +87,21 @@ func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, si
 		if p.Authorization != "" {
 			var err error
 			if hook.Authorization, err = p.Authorization.Resolve(); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 		}
 		cfg.To, cfg.Name = hook, fmt.Sprintf("%d:http", i)
 	default:
 		bucket, err := publish.OpenS3(ctx, p.S3, p.Region, p.Endpoint)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if cfg.Every == 0 {
 			cfg.Every = time.Minute
 		}
 		cfg.To, cfg.Name = bucket, fmt.Sprintf("%d:s3", i)
 	}
-	q, err := publish.New(cfg)
-	return q, known, err
+	return publish.New(cfg)
 }
 
 // run works until ctx ends, and returns when everything has stopped.

@@ -26,6 +26,7 @@ type Publish struct {
 	S3            string        `yaml:"s3,omitempty"`            // s3://bucket or s3://bucket/prefix
 	Region        string        `yaml:"region,omitempty"`        // with s3; absent: the SDK finds it
 	Endpoint      string        `yaml:"endpoint,omitempty"`      // with s3: of a server that is not AWS
+	ReadBack      *bool         `yaml:"read_back,omitempty"`     // with s3; false: what is there is not read at start, for the broker may only write
 	Every         time.Duration `yaml:"every,omitempty"`         // at most one in this time, up to 1m; absent: each, and with s3 1m
 }
 
@@ -58,7 +59,7 @@ func (r *report) publish(at string, p Publish) {
 		r.add(at, "is not one of file, http and s3")
 		return
 	}
-	for field, kind := range map[string]string{"authorization": "http", "region": "s3", "endpoint": "s3"} {
+	for field, kind := range map[string]string{"authorization": "http", "region": "s3", "endpoint": "s3", "read_back": "s3"} {
 		if r.has(at+"."+field) && !r.has(at+"."+kind) {
 			r.add(at+"."+field, "belongs to %s", kind)
 		}

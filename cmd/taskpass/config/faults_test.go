@@ -76,6 +76,8 @@ func TestFaults(t *testing.T) {
     - {s3: bucket, every: 2m}
     - {s3: "s3://b", endpoint: b, authorization: env:A}
     - {file: /a, region: r}
+    - {http: "https://b", read_back: false}
+    - {s3: "s3://b", read_back: "no"}
 seal:`}, []string{
 			"6: audit.publish[0]: is not one of file, http and s3",
 			"7: audit.publish[1].file: is not an absolute path of a file",
@@ -87,7 +89,9 @@ seal:`}, []string{
 			"11: audit.publish[5].s3: is not a URL that begins with s3://, without a user or a password",
 			"12: audit.publish[6].authorization: belongs to http",
 			"12: audit.publish[6].endpoint: is not a URL that begins with http:// or https://, without a user or a password",
-			"13: audit.publish[7].region: belongs to s3"}},
+			"13: audit.publish[7].region: belongs to s3",
+			"14: audit.publish[8].read_back: belongs to s3",
+			"15: audit.publish[9].read_back: is neither true nor false"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
 			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
 			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor"}},
