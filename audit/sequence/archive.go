@@ -96,7 +96,7 @@ func (a *archive) bounds(ctx context.Context) (there bool, err error) {
 		idx   *int64
 	}{{"ASC", &a.from}, {"DESC", &a.to}} {
 		var id string
-		err := a.owner.QueryRow(ctx, fmt.Sprintf("SELECT id, xid::text::bigint, seq FROM %s ORDER BY xid %s, seq %[2]s LIMIT 1", a.table, end.order)).
+		err := a.owner.QueryRow(ctx, fmt.Sprintf("SELECT id, xid, seq FROM %s ORDER BY xid %s, seq %[2]s LIMIT 1", a.table, end.order)).
 			Scan(&id, &a.last.xid, &a.last.seq)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return false, nil
@@ -104,7 +104,7 @@ func (a *archive) bounds(ctx context.Context) (there bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		err = a.owner.QueryRow(ctx, "SELECT idx FROM tree_leaves WHERE event_id = $1 AND xid = $2::text::xid8 AND seq = $3", id, formatXID(a.last.xid), a.last.seq).
+		err = a.owner.QueryRow(ctx, "SELECT idx FROM tree_leaves WHERE event_id = $1 AND xid = $2 AND seq = $3", id, a.last.xid, a.last.seq).
 			Scan(end.idx)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return false, fmt.Errorf("its event %s is not in the tree (yet)", id)
@@ -208,8 +208,8 @@ func (a *archive) detach(ctx context.Context) error {
 			}
 		}
 		var late bool
-		err := tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE (xid, seq) > ($1::text::xid8, $2))", a.table),
-			formatXID(a.last.xid), a.last.seq).Scan(&late)
+		err := tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE (xid, seq) > ($1, $2))", a.table),
+			a.last.xid, a.last.seq).Scan(&late)
 		if err != nil {
 			return err
 		}

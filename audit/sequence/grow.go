@@ -16,16 +16,16 @@ func (r *round) grow() error {
 		return err
 	}
 	n := len(leaves)
-	idx, xids, seqs := make([]int64, n), make([]string, n), make([]int64, n)
+	idx, xids, seqs := make([]int64, n), make([]uint64, n), make([]int64, n)
 	ids, ats, sums := make([]string, n), make([]time.Time, n), make([][]byte, n)
 	for i, l := range leaves {
-		idx[i], xids[i], seqs[i] = r.size+int64(i), formatXID(l.xid), l.seq
+		idx[i], xids[i], seqs[i] = r.size+int64(i), l.xid, l.seq
 		ids[i], ats[i], sums[i] = l.id, l.at, l.hash[:]
 	}
 	// Two processes that were both to write here would break the primary key: one of the transactions fails as a whole.
 	if _, err := r.tx.Exec(r.ctx, `INSERT INTO tree_leaves (idx, event_id, xid, seq, at, hash)
-		SELECT idx, event_id, xid::xid8, seq, at, hash
-		FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::bytea[]) AS l (idx, event_id, xid, seq, at, hash)`,
+		SELECT *
+		FROM unnest($1::bigint[], $2::text[], $3::xid8[], $4::bigint[], $5::timestamptz[], $6::bytea[]) AS l (idx, event_id, xid, seq, at, hash)`,
 		idx, ids, xids, seqs, ats, sums); err != nil {
 		return err
 	}
@@ -38,9 +38,9 @@ func (r *round) grow() error {
 
 // next reads the events that follow the tree's last, below every transaction that is still open.
 func (r *round) next() ([]leaf, error) {
-	rows, err := r.tx.Query(r.ctx, `SELECT id, xid::text::bigint, seq, at, body FROM events
-		WHERE (xid, seq) > ($1::text::xid8, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-		ORDER BY xid, seq LIMIT $3`, formatXID(r.last.xid), r.last.seq, maxBatch)
+	rows, err := r.tx.Query(r.ctx, `SELECT id, xid, seq, at, body FROM events
+		WHERE (xid, seq) > ($1, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+		ORDER BY xid, seq LIMIT $3`, r.last.xid, r.last.seq, maxBatch)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,8 +13,6 @@ import (
 	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
 )
-
-func formatXID(xid uint64) string { return strconv.FormatUint(xid, 10) }
 
 // Log reads checkpoints and proofs. Every proof is checked before it is given; one that does not hold is an error, for
 // then the tree was altered. It is safe for concurrent use.
@@ -74,13 +71,12 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 	}
 	var xid uint64
 	var seq int64
-	var at time.Time
 	var hash []byte
-	sql, arg := "SELECT idx, event_id, xid::text::bigint, seq, at, hash FROM tree_leaves WHERE idx = $1", any(index)
+	sql, arg := "SELECT idx, event_id, xid, seq, hash FROM tree_leaves WHERE idx = $1", any(index)
 	if eventID != "" { // the first of that id: see migrations/00006_tree.sql
-		sql, arg = "SELECT idx, event_id, xid::text::bigint, seq, at, hash FROM tree_leaves WHERE event_id = $1 ORDER BY idx LIMIT 1", any(eventID)
+		sql, arg = "SELECT idx, event_id, xid, seq, hash FROM tree_leaves WHERE event_id = $1 ORDER BY idx LIMIT 1", any(eventID)
 	}
-	err = l.pool.QueryRow(ctx, sql, arg).Scan(&in.Index, &in.EventID, &xid, &seq, &at, &hash)
+	err = l.pool.QueryRow(ctx, sql, arg).Scan(&in.Index, &in.EventID, &xid, &seq, &hash)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && in.Index >= in.Size {
 		return in, broker.Errorf(broker.CodeNotFound, "no such event is in the tree yet, or not in one of that size")
 	}
@@ -90,7 +86,7 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 	if err := l.within(in.Size, in.Signed); err != nil {
 		return in, err
 	}
-	in.Leaf = tlog.Hash(hash)
+	copy(in.Leaf[:], hash) // one of another length is no leaf of this tree, and proves nothing
 	reader := hashes{ctx, l.pool}
 	if in.Root, err = tlog.TreeHash(in.Size, reader); err != nil {
 		return in, err
@@ -100,7 +96,7 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 		return in, err
 	}
 	in.Proof = proof
-	err = l.pool.QueryRow(ctx, "SELECT body FROM events WHERE xid = $1::text::xid8 AND seq = $2", formatXID(xid), seq).Scan(&in.Body)
+	err = l.pool.QueryRow(ctx, "SELECT body FROM events WHERE xid = $1 AND seq = $2", xid, seq).Scan(&in.Body)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return in, err
 	}

@@ -69,10 +69,9 @@ func (r *round) run(tx pgx.Tx) error {
 
 // head reads where the tree ends.
 func (r *round) head() error {
-	var hash []byte
 	var ahead bool
-	err := r.tx.QueryRow(r.ctx, `SELECT idx + 1, xid::text::bigint, seq, hash, xid >= pg_snapshot_xmax(pg_current_snapshot())
-		FROM tree_leaves ORDER BY idx DESC LIMIT 1`).Scan(&r.size, &r.last.xid, &r.last.seq, &hash, &ahead)
+	err := r.tx.QueryRow(r.ctx, `SELECT idx + 1, xid, seq, xid >= pg_snapshot_xmax(pg_current_snapshot())
+		FROM tree_leaves ORDER BY idx DESC LIMIT 1`).Scan(&r.size, &r.last.xid, &r.last.seq, &ahead)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil

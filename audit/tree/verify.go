@@ -161,8 +161,8 @@ func (v *verifier) event(l Line) {
 		leaf = sum
 	case l.ID == "" && id != "" && sum == leaf:
 		v.report.add(Fault{What: BadTree, Index: l.Index, EventID: id, Detail: "the event is as it was put into the tree; what was stored of it there is gone"})
-	case id != l.ID:
-		v.report.add(Fault{What: Reordered, Index: l.Index, EventID: id, Detail: "here stood " + shown(l.ID)})
+	case id != l.ID && l.ID != "":
+		v.report.add(Fault{What: Reordered, Index: l.Index, EventID: id, Detail: "here stood " + l.ID})
 	case sum != leaf:
 		v.report.add(Fault{What: Altered, Index: l.Index, EventID: id, Detail: hashDiffers})
 	}
@@ -178,13 +178,6 @@ func (v *verifier) event(l Line) {
 		v.report.add(Fault{What: what, Index: l.Index, EventID: id, Detail: fmt.Sprintf("what it is searched by contradicts its body: %v", names)})
 	}
 	v.push(sum, leaf)
-}
-
-func shown(id string) string {
-	if id == "" {
-		return "an event without an id"
-	}
-	return id
 }
 
 func idOf(body []byte) string {
