@@ -279,6 +279,20 @@ func TestSequencerRefuses(t *testing.T) {
 	}
 }
 
+// A record cut off below all that was signed, or altogether, is named like any other that was cut.
+func TestCutBelowAllCheckpoints(t *testing.T) {
+	t.Parallel()
+	for left, want := range map[int64]string{300: "truncated: events 300 to 999", 0: "truncated: events 0 to 999"} {
+		r, signed := attacked(t)
+		r.tamper(fmt.Sprintf("DELETE FROM events WHERE (xid, seq) IN (SELECT xid, seq FROM tree_leaves WHERE idx >= %d)", left),
+			fmt.Sprintf("DELETE FROM tree_leaves WHERE idx >= %d", left), "DELETE FROM tree_tiles", "DELETE FROM tree_checkpoints")
+		report := r.verify(signed[1])
+		if f, _ := report.First(); report.OK() || !strings.HasPrefix(f.String(), want) {
+			t.Errorf("%d are left: %v", left, report.Faults)
+		}
+	}
+}
+
 // Two checkpoints that cannot both be true prove that the key was used for two logs.
 func TestForkedCheckpoint(t *testing.T) {
 	t.Parallel()

@@ -145,13 +145,13 @@ func TestApartAndAtOnce(t *testing.T) {
 // process knows itself.
 func TestTree(t *testing.T) {
 	t.Parallel()
-	state, failure := metrics.TreeState{LagEvents: 3, Lag: 1500 * time.Millisecond, Size: 70, CheckpointAge: 2 * time.Second,
+	state, failure := metrics.TreeState{LagEvents: 3, Lag: 1500 * time.Millisecond, Size: 70, Unsettled: 8192, CheckpointAge: 2 * time.Second,
 		Published: map[string]int64{"0:file": 69}}, error(nil)
 	m := metrics.New(ledger{})
 	m.WatchTree(func(context.Context) (metrics.TreeState, error) { return state, failure })
 	want(t, scrape(t, m), `taskpass_audit_tree_up 1`, `taskpass_audit_tree_refused 0`, `taskpass_audit_tree_lag_events 3`,
 		`taskpass_audit_tree_lag_seconds 1.5`, `taskpass_audit_tree_size 70`, `taskpass_audit_checkpoint_age_seconds 2`,
-		`taskpass_audit_published_size{to="0:file"} 69`)
+		`taskpass_audit_published_size{to="0:file"} 69`, `taskpass_audit_unsettled_bytes 8192`)
 	state.Refused, failure = true, errors.New("password=s3cr3t-CANARY")
 	text := scrape(t, m)
 	want(t, text, `taskpass_audit_tree_up 0`, `taskpass_audit_tree_refused 1`, `taskpass_audit_published_size{to="0:file"} 69`)

@@ -14,6 +14,7 @@ type TreeState struct {
 	Lag           time.Duration // age of the oldest of them
 	Size          int64         // of the newest checkpoint; 0: there is none
 	CheckpointAge time.Duration
+	Unsettled     int64            // bytes in events_default: a month's partition was not made in time
 	Published     map[string]int64 // by destination: the size of the last checkpoint that it took
 }
 
@@ -29,6 +30,8 @@ var (
 	treeLag       = prometheus.NewDesc("taskpass_audit_tree_lag_seconds", "Age of the oldest event that is not in the audit tree yet.", nil, nil)
 	treeSize      = prometheus.NewDesc("taskpass_audit_tree_size", "Events under the newest signed checkpoint.", nil, nil)
 	treeAge       = prometheus.NewDesc("taskpass_audit_checkpoint_age_seconds", "Age of the newest signed checkpoint.", nil, nil)
+	treeUnsettled = prometheus.NewDesc("taskpass_audit_unsettled_bytes",
+		"Size of the events whose month's partition was not made in time; `taskpass audit archive` settles them.", nil, nil)
 	treePublished = prometheus.NewDesc("taskpass_audit_published_size",
 		"Events under the last checkpoint that a destination took from this process; 0 before the first.", []string{"to"}, nil)
 )
@@ -36,7 +39,7 @@ var (
 type fromTree func(context.Context) (TreeState, error)
 
 func (fromTree) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{treeUp, treeRefused, treeLagEvents, treeLag, treeSize, treeAge, treePublished} {
+	for _, d := range []*prometheus.Desc{treeUp, treeRefused, treeLagEvents, treeLag, treeSize, treeAge, treeUnsettled, treePublished} {
 		ch <- d
 	}
 }
@@ -60,6 +63,7 @@ func (read fromTree) Collect(ch chan<- prometheus.Metric) {
 	gauge(treeLagEvents, float64(s.LagEvents))
 	gauge(treeLag, s.Lag.Seconds())
 	gauge(treeSize, float64(s.Size))
+	gauge(treeUnsettled, float64(s.Unsettled))
 	if s.Size > 0 {
 		gauge(treeAge, s.CheckpointAge.Seconds())
 	}

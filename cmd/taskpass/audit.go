@@ -22,7 +22,7 @@ type auditCmd struct {
 	Export     auditExportCmd     `cmd:"" help:"Write the record, with what proves it, as NDJSON."`
 	Verify     auditVerifyCmd     `cmd:"" help:"Tell whether the record is the one that was signed, from an export or in the database. Exit 0 only if it is."`
 	Trace      auditTraceCmd      `cmd:"" help:"Tell whose an upstream name or a secret is, what became of it, and how that is known."`
-	Archive    auditArchiveCmd    `cmd:"" help:"Move old months out of the database: export, verify, detach. Run by the owner of the schema."`
+	Archive    auditArchiveCmd    `cmd:"" help:"Move old months out of the database: export, verify, detach. Months whose partitions were not made in time get them first. Run by the owner of the schema."`
 }
 
 type auditKeyCmd struct {
@@ -181,6 +181,13 @@ func (c *auditArchiveCmd) Run(e *env) error {
 		return err
 	}
 	defer pool.Close()
+	settled, err := sequence.Settle(e.ctx, pool)
+	for _, m := range settled {
+		_, _ = fmt.Fprintf(e.stdout, "%s: %d events moved into a partition of their own, which was not made in time\n", m.Month, m.Events)
+	}
+	if err != nil {
+		return err
+	}
 	done, err := sequence.Archive(e.ctx, pool, keys, c.Before, c.Out, brought)
 	for _, a := range done {
 		if a.File == "" {

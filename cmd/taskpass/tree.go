@@ -125,6 +125,9 @@ func (t *auditTree) state(ctx context.Context) (s metrics.TreeState, err error) 
 	if s.LagEvents, s.Lag, err = t.log.Lag(ctx); err != nil {
 		return s, err
 	}
+	if s.Unsettled, err = t.log.Unsettled(ctx); err != nil {
+		return s, err
+	}
 	c, err := t.log.Checkpoint(ctx)
 	if e, ok := errors.AsType[*broker.Error](err); ok && e.Code == broker.CodeNotFound {
 		return s, nil
