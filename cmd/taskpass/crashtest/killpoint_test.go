@@ -20,14 +20,25 @@ var killPoints = []string{
 	"after_reply", "after_revoke_asked", "after_revoke_reply", "after_task_ended",
 }
 
+// sequencerPoints are those that the audit tree's sequencer gives.
+var sequencerPoints = []string{"after_commit", "before_commit", "in_round"}
+
 // No kill point is forgotten, and none is tested that is not there.
 func TestKillPointsAreAll(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("../../../broker/*.go")
+	for room, points := range map[string][]string{"broker": killPoints, "audit/sequence": sequencerPoints} {
+		if found := pointsIn(t, room); !slices.Equal(found, points) {
+			t.Errorf("the source of %s has the kill points\n%q, the tests\n%q", room, found, points)
+		}
+	}
+}
+
+func pointsIn(t *testing.T, room string) (found []string) {
+	t.Helper()
+	files, err := filepath.Glob("../../../" + room + "/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found []string
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
@@ -36,14 +47,12 @@ func TestKillPointsAreAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile(`\.Reached\(("[^"]*"|[^"])`).FindAllStringSubmatch(string(source), -1) {
+		for _, m := range regexp.MustCompile(`\.Reached\((?:\w+(?:\.\w+)?, )?("[^"]*"|[^"])`).FindAllStringSubmatch(string(source), -1) {
 			found = append(found, strings.Trim(m[1], `"`))
 		}
 	}
 	slices.Sort(found)
-	if !slices.Equal(found, killPoints) {
-		t.Errorf("the source has the kill points\n%q, the tests\n%q", found, killPoints)
-	}
+	return found
 }
 
 // A replica is killed at each point under load and started anew.

@@ -63,6 +63,7 @@ type rig struct {
 	book     book
 	turn     atomic.Int64 // of all load's calls
 	settings settings
+	public   string // the key that auditors are given; empty: nothing is signed
 }
 
 // settings are what tests change of a configuration, before a replica is started.
@@ -72,6 +73,7 @@ type settings struct {
 	Overlap      string
 	ShutdownTime string
 	Google       *google // nil: no profiles of it
+	Audit        string  // the section of that name; empty: none
 }
 
 func newRig(t *testing.T) *rig {
@@ -143,6 +145,7 @@ database: {url: "file:{{.Dir}}/{{.Name}}.url"}
 seal: {keyset: "file:{{.Dir}}/keyset"}
 upstream_timeout: 1s
 shutdown_timeout: {{.ShutdownTime}}
+{{.Audit}}
 profiles:
   aws-crash:
     provider: aws
@@ -221,7 +224,7 @@ func (r *rig) launch(killAt string) *replica {
 	var text bytes.Buffer
 	err := configText.Execute(&text, map[string]any{
 		"Listen": listen, "Dir": r.dir, "Name": name, "Pool": []int{0, 1, 2, 3, 4, 5}[:poolKeys],
-		"AWS": r.settings.AWS, "Overlap": r.settings.Overlap, "ShutdownTime": r.settings.ShutdownTime, "Google": r.settings.Google,
+		"AWS": r.settings.AWS, "Overlap": r.settings.Overlap, "ShutdownTime": r.settings.ShutdownTime, "Google": r.settings.Google, "Audit": r.settings.Audit,
 	})
 	if err != nil {
 		r.t.Fatal(err)
