@@ -6,6 +6,7 @@
 package migrations
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/pbkdf2"
@@ -36,21 +37,22 @@ const (
 	AuditorRole = "taskpass_auditor" // reads the record and its tree, and nothing else
 )
 
-// Login is the account the service connects as: a member of ServiceRole. An empty Name makes none.
+// Login is an account to connect as: a member of one role. An empty Name makes none.
 type Login struct {
 	Name     string
 	Password broker.Secret // empty: none, for servers that authenticate by other means
+	Role     string        // empty: ServiceRole
 }
 
 // Up brings the database at url to this build's schema: roles first, then each migration as OwnerRole. The connection
 // must be direct (not through a transaction-pooling proxy), by a role that may create roles. Any number of processes may
 // run it at once; one does the work.
-func Up(ctx context.Context, url string, login Login) error {
+func Up(ctx context.Context, url string, logins ...Login) error {
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		return errors.New("the database URL is not valid") // the parser's error may quote the password
 	}
-	if err := roles(ctx, cfg, login); err != nil {
+	if err := roles(ctx, cfg, logins); err != nil {
 		return fmt.Errorf("setting up roles: %w", err)
 	}
 	cfg.RuntimeParams["role"] = OwnerRole
@@ -85,7 +87,7 @@ func Latest() (int64, error) {
 }
 
 // roles makes what is missing, and lets OwnerRole create in the database.
-func roles(ctx context.Context, cfg *pgx.ConnConfig, login Login) error {
+func roles(ctx context.Context, cfg *pgx.ConnConfig, logins []Login) error {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return err
@@ -101,12 +103,15 @@ func roles(ctx context.Context, cfg *pgx.ConnConfig, login Login) error {
 		"GRANT CREATE, USAGE ON SCHEMA public TO " + OwnerRole,
 		"REVOKE CREATE ON SCHEMA public FROM PUBLIC", // as PostgreSQL 15 has it from the start
 	}
-	if login.Name != "" {
+	for _, login := range logins {
+		if login.Name == "" {
+			continue
+		}
 		name := pgx.Identifier{login.Name}.Sanitize()
 		if err := create(ctx, conn, "CREATE ROLE "+name+" LOGIN"); err != nil {
 			return err
 		}
-		statements = append(statements, "GRANT "+ServiceRole+" TO "+name)
+		statements = append(statements, "GRANT "+cmp.Or(login.Role, ServiceRole)+" TO "+name)
 		if !login.Password.Empty() {
 			statement, err := alterPassword(name, login.Password)
 			if err != nil {

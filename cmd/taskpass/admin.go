@@ -40,6 +40,8 @@ type migrateCmd struct {
 	database
 	ServiceLogin        string `help:"Also make this login for the service, with the rights that it needs and no more."`
 	ServicePasswordFile string `type:"path" help:"A file that holds its password."`
+	AuditorLogin        string `help:"Also make this login for auditors, who read the record and its tree and nothing else."`
+	AuditorPasswordFile string `type:"path" help:"A file that holds its password."`
 }
 
 func (c *migrateCmd) Run(e *env) error {
@@ -47,13 +49,15 @@ func (c *migrateCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	login := migrations.Login{Name: c.ServiceLogin}
-	if c.ServicePasswordFile != "" {
-		if login.Password, err = broker.Ref("file:" + c.ServicePasswordFile).Resolve(); err != nil {
-			return err
-		}
+	service, err1 := login(c.ServiceLogin, c.ServicePasswordFile, migrations.ServiceRole)
+	auditor, err2 := login(c.AuditorLogin, c.AuditorPasswordFile, migrations.AuditorRole)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
 	}
-	if err := migrations.Up(e.ctx, url.Reveal(), login); err != nil {
+	if c.AuditorLogin != "" && c.AuditorLogin == c.ServiceLogin {
+		return errors.New("the auditors' login may not be the service's: it would write the record that they verify")
+	}
+	if err := migrations.Up(e.ctx, url.Reveal(), service, auditor); err != nil {
 		return err
 	}
 	version, err := migrations.Latest()
@@ -61,6 +65,14 @@ func (c *migrateCmd) Run(e *env) error {
 		_, err = fmt.Fprintf(e.stdout, "The schema is at version %d.\n", version)
 	}
 	return err
+}
+
+func login(name, passwordFile, role string) (l migrations.Login, err error) {
+	l = migrations.Login{Name: name, Role: role}
+	if passwordFile != "" {
+		l.Password, err = broker.Ref("file:" + passwordFile).Resolve()
+	}
+	return l, err
 }
 
 type tokenCmd struct {
