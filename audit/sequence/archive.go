@@ -117,10 +117,11 @@ func (a *archive) bounds(ctx context.Context) (there bool, err error) {
 	return true, nil
 }
 
-// export writes the file under another name and renames it when it is whole. It never writes over one that is there.
+// export writes the file under another name and renames it when it is whole. It never writes over one that is there: what
+// a run that was cut off has left is verified like one that was just written.
 func (a *archive) export(ctx context.Context) error {
 	if _, err := os.Lstat(a.done.File); !errors.Is(err, os.ErrNotExist) {
-		return errors.Join(fmt.Errorf("%s is there already", a.done.File), err)
+		return err
 	}
 	h, lines, err := a.log.Export(ctx, a.from, a.to)
 	if err != nil {
@@ -131,12 +132,10 @@ func (a *archive) export(ctx context.Context) error {
 		return err
 	}
 	defer os.Remove(file.Name())
-	sum := sha256.New()
-	_, err = tree.Write(io.MultiWriter(file, sum), h, a.count(lines))
+	_, err = tree.Write(file, h, lines)
 	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}
-	copy(a.sum[:], sum.Sum(nil))
 	if err := os.Rename(file.Name(), a.done.File); err != nil {
 		return err
 	}
@@ -169,7 +168,7 @@ func (a *archive) count(lines iter.Seq2[tree.Line, error]) iter.Seq2[tree.Line, 
 	}
 }
 
-// verify reads the file back, as an auditor would.
+// verify reads the file from the disk, as an auditor would.
 func (a *archive) verify() error {
 	file, err := os.Open(a.done.File)
 	if err != nil {
@@ -179,22 +178,26 @@ func (a *archive) verify() error {
 	sum := sha256.New()
 	h, lines, err := tree.Read(io.TeeReader(file, sum))
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", a.done.File, err)
+	}
+	if h.From != a.from || h.To != a.to {
+		return fmt.Errorf("%s has other events than this month's", a.done.File)
 	}
 	newest, err := a.log.keys.Open([]byte(h.Checkpoint))
 	if err != nil {
 		return err
 	}
-	a.done.Report, err = tree.Verify(h, lines, append([]tree.Checkpoint{newest}, a.brought...))
+	a.done.Report, err = tree.Verify(h, a.count(lines), append([]tree.Checkpoint{newest}, a.brought...))
 	if err != nil {
 		return err
 	}
 	if f, bad := a.done.Report.First(); bad {
 		return fmt.Errorf("its export does not verify: %s", f)
 	}
-	if !a.done.Report.OK() || [sha256.Size]byte(sum.Sum(nil)) != a.sum {
+	if !a.done.Report.OK() {
 		return errors.New("its export does not verify")
 	}
+	a.sum = [sha256.Size]byte(sum.Sum(nil))
 	return nil
 }
 
@@ -207,14 +210,12 @@ func (a *archive) detach(ctx context.Context) error {
 				return err
 			}
 		}
-		var late bool
-		err := tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE (xid, seq) > ($1, $2))", a.table),
-			a.last.xid, a.last.seq).Scan(&late)
-		if err != nil {
+		var events int64
+		if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+a.table).Scan(&events); err != nil {
 			return err
 		}
-		if late {
-			return errors.New("an event came in meanwhile: run it again, with another directory")
+		if events != a.done.Events {
+			return fmt.Errorf("%d events are in the database, %d in the file: move the file away and run it again", events, a.done.Events)
 		}
 		if a.done.File != "" {
 			if _, err := tx.Exec(ctx, `INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) VALUES ($1, $2, $3, $4, $5, $6)`,
@@ -222,7 +223,7 @@ func (a *archive) detach(ctx context.Context) error {
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, "ALTER TABLE events DETACH PARTITION "+a.table)
+		_, err := tx.Exec(ctx, "ALTER TABLE events DETACH PARTITION "+a.table)
 		return err
 	})
 }

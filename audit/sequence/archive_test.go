@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -126,7 +127,7 @@ func TestArchiveKeepsWhatIsNotProven(t *testing.T) {
 				r.t.Fatal(err)
 			}
 		}, "is not in the tree", 651},
-		"a file that is there": {"2020-03", func(*record) {}, "is there already", 650},
+		"a file that is there": {"2020-03", func(*record) {}, "audit-2020-01.ndjson: not an export as it was written", 650},
 		"this month":           {time.Now().UTC().AddDate(0, 1, 0).Format("2006-01"), func(*record) {}, "", 650},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -150,6 +151,65 @@ func TestArchiveKeepsWhatIsNotProven(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A run that was cut off after its file was written is run again: the file is taken if it is this month's, whole, and as
+// it was signed.
+func TestArchiveIsRunAgain(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.old(t)
+	signed := r.settle()
+	dir := t.TempDir()
+	r.tamper(`CREATE FUNCTION cut() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); END $$`,
+		`CREATE EVENT TRIGGER cut ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION cut()`)
+	if done, err := r.archive("2020-02", dir, signed); err == nil || len(done) != 0 || r.read("SELECT count(*) FROM events") != 650 {
+		t.Fatalf("%v, %v", done, err)
+	}
+	r.tamper("DROP EVENT TRIGGER cut")
+	file := filepath.Join(dir, "audit-2020-01.ndjson")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of some events only the hashes are there, as if they were archived: it verifies, and is not enough.
+	event := regexp.MustCompile(`(?m),"event":\{"id":"evt_00007".*\}\}$`)
+	for what, change := range map[string]func(string) string{
+		"does not verify":              func(s string) string { return strings.Replace(s, "agent-17", "agent-18", 1) },
+		"are in the database":          func(s string) string { return event.ReplaceAllString(s, `,"archived":"2020-01"}`) },
+		"not an export":                func(s string) string { return s[:len(s)/2] },
+		"other events than this month": func(string) string { return r.exported(0, 5) },
+	} {
+		if changed := change(string(text)); changed == string(text) {
+			t.Fatalf("%s: it is not changed", what)
+		} else if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := r.archive("2020-02", dir, signed); err == nil || !strings.Contains(err.Error(), what) || len(done) != 0 {
+			t.Errorf("%s: %v, %v", what, done, err)
+		}
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done, err := r.archive("2020-02", dir, signed)
+	if err != nil || len(done) != 1 || done[0].Events != r.read("SELECT 650 - count(*) FROM events") {
+		t.Errorf("run again: %+v, %v", done, err)
+	}
+}
+
+// exported is an export of some leaves.
+func (r *record) exported(from, to int64) string {
+	r.t.Helper()
+	h, lines, err := r.log.Export(r.t.Context(), from, to)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var text strings.Builder
+	if _, err := tree.Write(&text, h, lines); err != nil {
+		r.t.Fatal(err)
+	}
+	return text.String()
 }
 
 // P4, for the tree: the service adds to it, and can do nothing else. The auditor reads, and nothing else.

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -172,6 +174,33 @@ func TestServeRefusesABadAuditSection(t *testing.T) {
 	}
 }
 
+// The login that migrate makes for auditors verifies and exports, and does nothing else.
+func TestAuditorLogin(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	public, published := i.signing()
+	password := writeFile(t, i.dir, "password", "C4n4ry-of-the-auditor\n")
+	r := must(t, "migrate", "--database-url-file", i.admin, "--auditor-login", cliLogin+"_auditor", "--auditor-password-file", password)
+	if strings.Contains(r.String(), "C4n4ry") {
+		t.Error(r)
+	}
+	u, err := url.Parse(strings.TrimSpace(readFile(t, i.admin)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(cliLogin+"_auditor", "C4n4ry-of-the-auditor")
+	auditor := writeFile(t, i.dir, "auditor_url", u.String())
+	c, _ := i.serve()
+	i.settled()
+	c.stop()
+	must(t, "audit", "verify", "--key", public, "--checkpoint", published, "--database-url-file", auditor)
+	must(t, "audit", "export", "--key", public, "--out", filepath.Join(i.dir, "export"), "--database-url-file", auditor)
+	mustFail(t, 1, nil, "token", "list", "--database-url-file", auditor)
+	mustFail(t, 1, nil, "token", "create", "--role", "auditor", "--name", "x", "--database-url-file", auditor)
+	mustFail(t, 1, nil, "audit", "archive", "--before", "2020-02", "--out", i.dir, "--key", public, "--database-url-file", auditor)
+	mustFail(t, 1, []string{"may not be the service's"}, "migrate", "--database-url-file", i.admin, "--auditor-login", "x", "--service-login", "x")
+}
+
 // The owner moves what is old out of the database; only this month is here, so nothing is.
 func TestAuditArchive(t *testing.T) {
 	t.Parallel()
@@ -179,10 +208,13 @@ func TestAuditArchive(t *testing.T) {
 	public, _ := i.signing()
 	// The month has no partition: it is given one first.
 	i.sql(`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body) VALUES
-			('evt_old', '2020-01-05T00:00:00Z', 'x', 'c', '', '', '', '', '', '{}', '{"id":"evt_old","at":"2020-01-05T00:00:00.000000Z","type":"x","caller":{"name":"c"}}')`)
+			('evt_old', '2020-01-05T00:00:00Z', 'x', 'c', '', '', '', '', '', '{}', '{"id":"evt_old","at":"2020-01-05T00:00:00.000000Z","type":"x","caller":{"name":"c"}}')`,
+		`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+			SELECT 'evt_' || n, '2020-02-05T00:00:00Z', 'x', 'c', '', '', '', '', '', '{}', '{"id":"evt_' || n || '","at":"2020-02-05T00:00:00.000000Z","type":"x","caller":{"name":"c"}}'
+			FROM generate_series(1, 200) n`)
 	c, url := i.serve()
 	i.settled()
-	if m := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(m, "\ntaskpass_audit_unsettled_bytes 8192\n") { // a page
+	if m := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(m, "\ntaskpass_audit_unsettled_bytes ") || strings.Contains(m, "\ntaskpass_audit_unsettled_bytes 0\n") {
 		t.Error("no metric shows that a month has no partition")
 	}
 	c.stop()
@@ -199,6 +231,22 @@ func TestAuditArchive(t *testing.T) {
 	must(t, append(verify, "--archive", file)...)
 	mustFail(t, 1, []string{"NOT VERIFIED: events 2 to 2 are said to be archived"}, verify...)
 	must(t, append(verify, "--accept-archived")...)
+
+	// A disk that is full in the middle of the export: nothing leaves the database, and nothing is left on the disk.
+	out := t.TempDir()
+	archive = []string{"audit", "archive", "--before", "2020-03", "--out", out, "--key", public, "--database-url-file", i.admin}
+	full := exec.CommandContext(t.Context(), "bash", append([]string{"-c", `ulimit -f 8 && exec "$0" "$@"`, os.Args[0]}, archive...)...) // files of 8 KiB
+	full.Env = append(os.Environ(), asCommand+"=1")
+	said, err := full.CombinedOutput()
+	if full.ProcessState.ExitCode() != 1 || !strings.Contains(string(said), "2020-02 stays where it is: write ") || !strings.Contains(string(said), "file too large") {
+		t.Errorf("on a full disk: %v\n%s", err, said)
+	}
+	if left, err := os.ReadDir(out); err != nil || len(left) != 0 || i.count("SELECT count(*) FROM events WHERE at < '2020-03-01Z'") != 200 {
+		t.Errorf("on a full disk: %v, %v", left, err)
+	}
+	must(t, archive...)
+	verify = append(verify, "--archive", filepath.Join(out, "audit-2020-02.ndjson"))
+	must(t, append(verify, "--archive", file)...)
 
 	// An owner who removes an event, and says that its month was archived.
 	i.sql(`INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'), 1, 2, 1, 2, sha256('')`,
