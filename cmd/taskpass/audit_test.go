@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -129,6 +131,25 @@ func TestAuditFromTheCommandLine(t *testing.T) {
 		t.Error("no metric says so")
 	}
 	mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, "")) // issuing goes on
+}
+
+// An interrupted verify once exited with 0, as if all had been verified; an interrupted archive as if all were archived.
+func TestInterruptedIsNotDone(t *testing.T) {
+	t.Parallel()
+	_, admin, service := migrated(t)
+	public := strings.TrimSpace(must(t, "audit", "key", "taskpass.example/log", filepath.Join(t.TempDir(), "key")).stdout)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	for _, args := range [][]string{
+		{"audit", "verify", "--key", public, "--database-url-file", service},
+		{"audit", "export", "--key", public, "--out", filepath.Join(t.TempDir(), "export"), "--database-url-file", service},
+		{"audit", "archive", "--key", public, "--before", "2020-01", "--out", t.TempDir(), "--database-url-file", admin},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := run(ctx, args, strings.NewReader(""), &stdout, &stderr); code != 1 || stderr.Len() == 0 || strings.Contains(stdout.String(), "verified") {
+			t.Errorf("%q: exit code %d, %s%s", args, code, &stdout, &stderr)
+		}
+	}
 }
 
 func TestAuditKey(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -56,6 +57,10 @@ func collectLessOften() {
 	}
 }
 
+// untilTold are the commands whose natural end is to be told to end. Any other that is cut off has failed: that `audit
+// verify` was interrupted must not read as "verified".
+var untilTold = []string{"serve", "dev", "demo"}
+
 // run is the program without the process, for tests.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	type exit int
@@ -80,7 +85,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
 		return 2
 	}
-	if err := command.Run(&env{ctx, stdin, stdout, stderr}); err != nil && !errors.Is(err, context.Canceled) {
+	err = command.Run(&env{ctx, stdin, stdout, stderr})
+	if errors.Is(err, context.Canceled) && slices.Contains(untilTold, command.Command()) {
+		err = nil
+	}
+	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
 		if e, ok := errors.AsType[*broker.Error](err); ok {
 			for _, f := range e.Faults {
