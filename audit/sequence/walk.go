@@ -56,7 +56,12 @@ func (p position) compare(q position) int {
 }
 
 // before is the position that comes right before p.
-func (p position) before() position { return position{p.xid, p.seq - 1} }
+func (p position) before() position {
+	if p.seq == math.MinInt64 {
+		return position{p.xid - 1, math.MaxInt64}
+	}
+	return position{p.xid, p.seq - 1}
+}
 
 // lastPosition comes after every event.
 var lastPosition = position{math.MaxUint64, math.MaxInt64}

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -131,6 +134,55 @@ func TestAuditFromTheCommandLine(t *testing.T) {
 		t.Error("no metric says so")
 	}
 	mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, "")) // issuing goes on
+}
+
+// A bucket that is away when the broker starts keeps it from signing, and not from issuing; when it is back, what is on the
+// record is signed and published. Where it need not be read, nobody waits for it.
+func TestServeWaitsForItsBucket(t *testing.T) { // alone: the SDK takes its credentials from the environment
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "key")
+	var open atomic.Bool
+	published := make(chan string, 100)
+	bucket := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPut:
+			published <- r.URL.Path
+		case !open.Load():
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, "<Error><Code>AccessDenied</Code></Error>")
+		default:
+			_, _ = io.WriteString(w, "<ListBucketResult></ListBucketResult>")
+		}
+	}))
+	defer bucket.Close()
+	for _, readBack := range []bool{true, false} {
+		i := install(t)
+		i.signing()
+		i.configure(func(s *settings) {
+			s.TLS = fmt.Sprintf("audit: {name: taskpass.example/log, key: \"file:%s/audit_key\", publish: [{s3: \"s3://b/log\", region: r, endpoint: %s, every: 1s, read_back: %v}]}", i.dir, bucket.URL, readBack)
+		})
+		open.Store(false)
+		c, url := i.serve()
+		mustCall(t, 201, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))
+		if readBack {
+			said := c.awaitLine("the audit tree waits: it will be tried again", 0)
+			if want := "s3://b/log/: the bucket answered AccessDenied: s3:ListBucket is not permitted"; !strings.Contains(fmt.Sprint(said["error"]), want) {
+				t.Errorf("the log says %v, not %q", said, want)
+			}
+			if n := i.count("SELECT (SELECT count(*) FROM tree_checkpoints) + (SELECT count(*) FROM tree_leaves)"); n != 0 {
+				t.Errorf("%d checkpoints and leaves while the bucket cannot be read", n)
+			}
+			if m := mustCall(t, 200, "GET", url+"/metrics", "", ""); strings.Contains(m, "\ntaskpass_audit_tree_lag_events 0\n") {
+				t.Error("no metric shows that something waits")
+			}
+			open.Store(true)
+		}
+		if at := <-published; !strings.HasPrefix(at, "/b/log/0000000000") {
+			t.Errorf("published as %s", at)
+		}
+		i.settled()
+		c.stop()
+	}
 }
 
 // An interrupted verify once exited with 0, as if all had been verified; an interrupted archive as if all were archived.
