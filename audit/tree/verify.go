@@ -207,7 +207,8 @@ func (v *verifier) push(event, leaf tlog.Hash) {
 // hint until the root is come to.
 func (v *verifier) tile(t Tile) {
 	if t.N < 0 || t.N >= v.report.Header.Size/Width || t.N*Width < v.report.Header.From {
-		return // not about these events
+		v.report.add(Fault{What: BadTree, Index: v.at(), Detail: "before it stands a stored hash that is of other events"})
+		return
 	}
 	from := t.N * Width
 	if to := from + Width; to <= v.report.Header.To {
