@@ -36,7 +36,7 @@ func TestEachByteOfAnExport(t *testing.T) {
 	name, month := strings.Index(string(text), "evt_251"), strings.Index(string(text), "2026-01\"")
 	step := 97 // prime to the length of a line: over the lines each field is met
 	if os.Getenv("TASKPASS_LONG") != "" {
-		step = 1
+		step = 7
 	}
 	for at := 0; at < len(text); at += step {
 		if at >= name && at < name+len("evt_251") || at >= month && at < month+len("2026-01") {
