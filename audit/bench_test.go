@@ -38,10 +38,17 @@ func BenchmarkSearch(b *testing.B) {
 	}
 	defer s.Close()
 	log := audit.NewLog(s.Pool())
+	began = time.Now()
+	for more := true; more; {
+		if more, err = log.Note(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Logf("their times noted in %s", time.Since(began).Round(100*time.Millisecond))
 	for _, c := range questions(f) {
 		b.Run(strings.ReplaceAll(c.name, " ", "_"), func(b *testing.B) { measure(b, f, log, c) })
 	}
-	for name, query := range traces() {
+	for name, query := range traces(f) {
 		b.Run("trace_of_"+name, func(b *testing.B) { measureTrace(b, f, log, query) })
 	}
 }
@@ -50,13 +57,10 @@ type question struct {
 	name  string
 	least int // answers; fewer would measure nothing
 	ask   func(k int) audit.Query
-	wide  bool // a time alone: nothing is promised
 }
 
 // questions take the number of a credential. Values that all share, and values that few have, are asked for alike.
 func questions(f filled) []question {
-	at := func(k int) time.Time { return f.start.Add(time.Duration(k) * f.each) }
-	pool := func(k int) int { return k/10*10 + 7 }
 	list := []question{
 		{name: "task", least: 30, ask: func(k int) audit.Query { return audit.Query{TaskID: fmt.Sprint("task-", k/5)} }},
 		{name: "agent", least: 6, ask: func(k int) audit.Query { return audit.Query{AgentID: fmt.Sprint("agent-", k%5000)} }},
@@ -69,17 +73,17 @@ func questions(f filled) []question {
 		{name: "credential", least: 6, ask: func(k int) audit.Query { return audit.Query{CredentialID: fmt.Sprintf("crd_%026d", k)} }},
 		{name: "access key", least: 5, ask: func(k int) audit.Query { return audit.Query{UpstreamID: fmt.Sprintf("ASIA%016d", k/10*10)} }},
 		{name: "session name", least: 6, ask: func(k int) audit.Query { return audit.Query{UpstreamID: versionID(k)} }},
-		{name: "pool key", least: 100, ask: func(k int) audit.Query { return audit.Query{UpstreamID: fmt.Sprint("models/key-", pool(k)%40)} }},
-		{name: "account", least: 100, ask: func(k int) audit.Query {
-			return audit.Query{UpstreamID: fmt.Sprintf("slot-%d@project.iam.gserviceaccount.com", (k/10*10+9)%100)}
-		}},
+		{name: "pool key", least: 100, ask: func(k int) audit.Query { return audit.Query{UpstreamID: sharedKey(k)} }},
+		{name: "account", least: 100, ask: func(k int) audit.Query { return audit.Query{UpstreamID: account(k)} }},
 		{name: "nobody's name", ask: func(k int) audit.Query { return audit.Query{UpstreamID: fmt.Sprint("AKIA", k)} }},
 		{name: "fingerprint", least: 5, ask: func(k int) audit.Query { return audit.Query{Fingerprint: fingerprint(strconv.Itoa(k / 10 * 10))} }},
-		{name: "shared fingerprint", least: 100, ask: func(k int) audit.Query { return audit.Query{Fingerprint: fingerprint(fmt.Sprint("key-", pool(k)%40))} }},
-		{name: "since", wide: true, least: 100, ask: func(k int) audit.Query { return audit.Query{Since: at(k - k/100)} }},
-		{name: "until", wide: true, least: 100, ask: func(k int) audit.Query { return audit.Query{Until: at(k + 100)} }},
-		{name: "an hour", wide: true, least: 1, ask: func(k int) audit.Query { return audit.Query{Since: at(k), Until: at(k).Add(time.Hour)} }},
-		{name: "a day", wide: true, least: 100, ask: func(k int) audit.Query { return audit.Query{Since: at(k), Until: at(k).AddDate(0, 0, 1)} }},
+		{name: "shared fingerprint", least: 100, ask: func(k int) audit.Query {
+			return audit.Query{Fingerprint: fingerprint(strings.TrimPrefix(sharedKey(k), "models/"))}
+		}},
+		{name: "since", least: 100, ask: func(k int) audit.Query { return audit.Query{Since: f.at(k - k/100)} }},
+		{name: "until", least: 100, ask: func(k int) audit.Query { return audit.Query{Until: f.at(k + 100)} }},
+		{name: "an hour", least: 1, ask: func(k int) audit.Query { return audit.Query{Since: f.at(k), Until: f.at(k).Add(time.Hour)} }},
+		{name: "a day", least: 100, ask: func(k int) audit.Query { return audit.Query{Since: f.at(k), Until: f.at(k).AddDate(0, 0, 1)} }},
 		{name: "everything", least: 100, ask: func(int) audit.Query { return audit.Query{} }},
 	}
 	for _, q := range slices.Clone(list) {
@@ -99,6 +103,13 @@ func fingerprint(secret string) []byte {
 	return sum[:]
 }
 
+// sharedKey and account are the names that the next credential of their provider has.
+func sharedKey(k int) string { return fmt.Sprint("models/key-", (k/10*10+7)%40) }
+
+func account(k int) string {
+	return fmt.Sprintf("slot-%d@project.iam.gserviceaccount.com", (k/10*10+9)%100)
+}
+
 func versionID(k int) string {
 	return strings.Map(func(r rune) rune { return 'a' + r - '0' }, fmt.Sprintf("%016d", k))
 }
@@ -115,27 +126,35 @@ func measure(b *testing.B, f filled, log *audit.Log, q question) {
 			b.Fatalf("%d answers, want %d: %v", len(p.Events), q.least, err)
 		}
 	}
-	report(b, took, q.wide)
+	report(b, took)
 }
 
 // report says the median and the slowest twentieth, and whether the promise held.
-func report(b *testing.B, took []time.Duration, wide bool) {
+func report(b *testing.B, took []time.Duration) {
 	slices.Sort(took)
 	median := took[len(took)/2]
 	b.ReportMetric(float64(median.Microseconds())/1000, "ms/median")
 	b.ReportMetric(float64(took[len(took)*19/20].Microseconds())/1000, "ms/p95")
-	if len(took) >= 100 && median > promised && !wide {
+	if len(took) >= 100 && median > promised {
 		b.Errorf("half of the answers take longer than %s", median)
 	}
 }
 
 // traces are by upstream names in the forms that logs have, and by what was found.
-func traces() map[string]func(k int) audit.TraceQuery {
+func traces(f filled) map[string]func(k int) audit.TraceQuery {
 	return map[string]func(k int) audit.TraceQuery{
 		"an_access_key": func(k int) audit.TraceQuery { return audit.TraceQuery{Name: fmt.Sprintf("ASIA%016d", k/10*10)} },
 		"a_session":     func(k int) audit.TraceQuery { return audit.TraceQuery{Name: "AROAROLE:" + versionID(k)} },
 		"a_secret": func(k int) audit.TraceQuery {
 			return audit.TraceQuery{Fingerprint: fingerprint(strconv.Itoa(k / 10 * 10))}
+		},
+		"a_shared_key": func(k int) audit.TraceQuery { return audit.TraceQuery{Name: sharedKey(k)} },
+		"a_shared_key_at_a_time": func(k int) audit.TraceQuery {
+			return audit.TraceQuery{Name: sharedKey(k), At: f.at(k/10*10 + 7).Add(time.Minute)}
+		},
+		"an_account": func(k int) audit.TraceQuery { return audit.TraceQuery{Name: account(k)} },
+		"an_account_at_a_time": func(k int) audit.TraceQuery {
+			return audit.TraceQuery{Name: account(k), At: f.at(k/10*10 + 9).Add(time.Minute)}
 		},
 		"a_stranger": func(k int) audit.TraceQuery { return audit.TraceQuery{Name: fmt.Sprint("AKIA", k)} },
 	}
@@ -149,9 +168,9 @@ func measureTrace(b *testing.B, f filled, log *audit.Log, query func(k int) audi
 		began := time.Now()
 		t, err := log.Trace(context.Background(), q, time.Now())
 		took = append(took, time.Since(began))
-		if err != nil || len(t.Held) != 1 && !strings.HasPrefix(q.Name, "AKIA") {
+		if err != nil || len(t.Held) == 0 && !strings.HasPrefix(q.Name, "AKIA") {
 			b.Fatalf("%+v: %d versions, %v", q, len(t.Held), err)
 		}
 	}
-	report(b, took, false)
+	report(b, took)
 }

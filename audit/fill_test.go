@@ -19,6 +19,9 @@ type filled struct {
 	each        time.Duration // from one credential to the next
 }
 
+// at is when the k-th credential was intended.
+func (f filled) at(k int) time.Time { return f.start.Add(time.Duration(k) * f.each) }
+
 func (f filled) events() int { return 6 * f.credentials }
 
 // versionOf is the session's name of the k-th credential: 16 of a-z and 2-7.
@@ -42,10 +45,12 @@ var fillLedger = []string{
 // number of all. Their transactions are spread over those below the horizon of a new cluster, so that all are settled.
 const fillMonth = `INSERT INTO %s (id, xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, body)
 	SELECT 'evt_' || lpad(i::text, 26, '0'), (3 + i * 500 / $3::bigint)::text::xid8, i, at, type, caller, task, agent, profile, provider, credential, names, fp,
-		format('{"id":"evt_%%s","at":"%%s","type":"%%s","caller":{"name":"%%s","role":"orchestrator","auth":"token:tok_06f0000000000000000000000","addr":"10.0.0.7"},"request_id":"5e0b2e6c-6f3c-4a11-9be6-0c6f5f5f5f5f","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","task_id":"%%s","agent_id":"%%s","profile":"%%s","provider":"%%s","requested_scopes":["read"],"scopes":["read"],"ttl_seconds":3600,"credential_id":"%%s","version":1,"version_id":"%%s","state":"%%s","upstream":"arn:aws:iam::123456789012:role/taskpass-research"%%s}',
+		format('{"id":"evt_%%s","at":"%%s","type":"%%s","caller":{"name":"%%s","role":"orchestrator","auth":"token:tok_06f0000000000000000000000","addr":"10.0.0.7"},"request_id":"5e0b2e6c-6f3c-4a11-9be6-0c6f5f5f5f5f","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","task_id":"%%s","agent_id":"%%s","profile":"%%s","provider":"%%s","requested_scopes":["read"],"scopes":["read"],"ttl_seconds":3600,"credential_id":"%%s","version":1,"version_id":"%%s","state":"%%s","upstream":"arn:aws:iam::123456789012:role/taskpass-research"%%s%%s}',
 			lpad(i::text, 26, '0'), to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), type, caller, task, agent, profile, provider, credential, names[1],
 			(ARRAY['issuing', 'active', 'active', 'active', 'revoking', 'revoked'])[1 + i %% 6],
-			CASE WHEN fp IS NULL THEN '' ELSE ',"upstream_ids":["' || names[2] || '"],"fingerprint":"sha256:' || encode(fp, 'hex') || '"' END)
+			CASE WHEN fp IS NULL THEN '' ELSE ',"upstream_ids":["' || names[2] || '"],"fingerprint":"sha256:' || encode(fp, 'hex') || '"' END,
+			CASE WHEN i %% 6 = 5 THEN format(',"revocation":{"result":"denied","effective_at":"%%s","basis":"policy_written"}',
+				to_char((at + interval '5 minutes') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ELSE '' END)
 	FROM (SELECT i, $4::timestamptz + i * $5::interval / 6 AS at, 'caller-' || k %% 20 AS caller, 'task-' || k / 5 AS task, 'agent-' || k %% 5000 AS agent, 'profile-' || k %% 12 AS profile,
 			CASE WHEN k %% 10 < 7 THEN 'aws' WHEN k %% 10 < 9 THEN 'pool' ELSE 'gcp' END AS provider, 'crd_' || lpad(k::text, 26, '0') AS credential,
 			CASE WHEN i %% 6 = 2 AND k %% 5000 = 0 THEN 'ticket.reused' ELSE (ARRAY['credential.intended', 'credential.issued', 'credential.resolved',

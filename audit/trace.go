@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/taskpass/taskpass/broker"
 )
 
 // Traced answers whose an upstream name or a secret is. The JSON form is the API's.
@@ -82,10 +85,10 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 			t.More = true
 			break
 		}
-		if h.Events, err = l.story(ctx, &h); err != nil {
-			return t, err
-		}
 		t.Held = append(t.Held, h)
+	}
+	if err == nil {
+		err = l.stories(ctx, t.Held)
 	}
 	return t, err
 }
@@ -97,27 +100,30 @@ func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more 
 		query.CredentialID, query.UpstreamID = q.Name, ""
 	}
 	if !q.At.IsZero() { // it was minted before it was used
-		query.Until = q.At.Add(clocksApart)
+		query.Until = q.At.Add(clocksApart + time.Microsecond) // it does not include itself
 	}
 	most := q.Limit + 1
 	if !q.At.IsZero() {
 		most = MaxTraced // some of them had ended by then
 	}
-	query.Limit = min(16*most, MaxPage) // a version has seldom more events
+	query.Limit = 6 * most // a version has seldom more events
 	seen := map[string]bool{}
 	for read := 0; read < traceReads; {
-		p, err := l.Find(ctx, query)
+		p, err := l.find(ctx, query, whose)
 		if err != nil {
 			return nil, false, err
 		}
 		read += len(p.Events)
-		for _, body := range p.Events {
-			var r record
-			if json.Unmarshal(body, &r) != nil || r.VersionID == "" || seen[r.VersionID] {
+		for _, found := range p.Events {
+			id, last, _ := strings.Cut(string(found), " ")
+			if !versionID.MatchString(id) || seen[id] {
 				continue
 			}
-			seen[r.VersionID] = true
-			if ids = append(ids, r.VersionID); len(ids) == most {
+			seen[id] = true
+			if q.At.IsZero() || !deadBefore(last, q.At.Add(-clocksApart)) {
+				ids = append(ids, id)
+			}
+			if len(seen) == most {
 				return ids, true, nil
 			}
 		}
@@ -129,6 +135,23 @@ func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more 
 	return ids, true, nil
 }
 
+// whose is the id of the version that an event is about, if it is about one: Append puts it before the names that the
+// upstream gave. After a version's end comes what it was, for deadBefore.
+const whose = "coalesce(upstream_ids[1], '') || CASE WHEN type IN ('credential.revoked', 'credential.expired') THEN ' ' || body ELSE '' END"
+
+var versionID = regexp.MustCompile("^[a-z2-7]{16}$")
+
+// deadBefore tells whether an event says for certain that its version was dead at a time, so that it need not be looked
+// up: most of those that had a pool's key.
+func deadBefore(event string, at time.Time) bool {
+	var r record
+	if event == "" || json.Unmarshal([]byte(event), &r) != nil || r.Revocation == nil || r.Revocation.Result == broker.ResultReleased {
+		return false
+	}
+	since, err := time.Parse(time.RFC3339, r.Revocation.EffectiveAt)
+	return err == nil && since.Before(at) && (r.State == broker.StateRevoked || r.State == broker.StateExpired)
+}
+
 const ledgerOf = `SELECT c.id, v.number, v.id, c.task_id, c.parent_task_id, c.agent_id, c.caller, c.profile, c.provider, c.requested, c.scopes, c.ttl_ms,
 	v.state, v.issued_at, v.expires_at, v.upstream_expires_at, v.upstream, v.upstream_ids, v.trace, v.fingerprint, v.cause, v.reason,
 	v.result, v.effective_at, v.basis, v.self_expires, v.unclaimed
@@ -136,27 +159,10 @@ FROM versions v JOIN credentials c ON c.id = v.credential_id WHERE v.id = ANY ($
 
 // ledger reads what became of versions, in the order of their ids given. One that is on the record and not on the ledger
 // is left out: nothing can be said of it.
-func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) ([]Held, error) {
-	rows, err := l.pool.Query(ctx, ledgerOf, ids)
-	if err != nil {
-		return nil, err
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Held, error) {
-		var h Held
-		var end ending
-		var ttl int64
-		var fingerprint []byte
-		err := row.Scan(&h.CredentialID, &h.Version, &h.VersionID, &h.TaskID, &h.ParentTaskID, &h.AgentID, &h.Caller, &h.Profile, &h.Provider,
-			&h.RequestedScopes, &h.Scopes, &ttl, &h.State, &h.IssuedAt, &h.ExpiresAt, &h.UpstreamExpiresAt, &h.Upstream, &h.UpstreamIDs, &h.Trace,
-			&fingerprint, &h.Cause, &h.Reason, &end.result, &end.effectiveAt, &end.basis, &end.selfExpires, &end.unclaimed)
-		h.TTLSeconds, h.Fingerprint = float64(ttl)/1000, Fingerprint(fingerprint)
-		h.IssuedAt, h.ExpiresAt = h.IssuedAt.UTC(), h.ExpiresAt.UTC()
-		if h.UpstreamExpiresAt != nil {
-			*h.UpstreamExpiresAt = h.UpstreamExpiresAt.UTC()
-		}
-		end.state, end.expiresAt = h.State, h.ExpiresAt
-		h.Life = end.life(now.UTC())
-		return h, err
+func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) (list []Held, err error) {
+	err = l.planned(ctx, ledgerOf, []any{ids}, true, func(rows pgx.Rows) error {
+		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Held, error) { return scanHeld(row, now) })
+		return err
 	})
 	order := map[string]int{}
 	for i, id := range ids {
@@ -166,22 +172,56 @@ func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) ([]Held, 
 	return list, err
 }
 
-// story is the version's events, oldest first, and notes which of them says what became of it.
-func (l *Log) story(ctx context.Context, h *Held) ([]json.RawMessage, error) {
-	p, err := l.Find(ctx, Query{CredentialID: h.CredentialID, Limit: MaxPage})
-	events := []json.RawMessage{}
-	for _, body := range p.Events {
-		var r record
-		if json.Unmarshal(body, &r) != nil || r.VersionID != h.VersionID || len(events) == traceEvents {
-			continue
-		}
-		if h.Life.EventID == "" && string(r.State) == h.State {
-			h.Life.EventID = r.ID
-		}
-		events = append(events, body)
+func scanHeld(row pgx.CollectableRow, now time.Time) (h Held, err error) {
+	var end ending
+	var ttl int64
+	var fingerprint []byte
+	err = row.Scan(&h.CredentialID, &h.Version, &h.VersionID, &h.TaskID, &h.ParentTaskID, &h.AgentID, &h.Caller, &h.Profile, &h.Provider,
+		&h.RequestedScopes, &h.Scopes, &ttl, &h.State, &h.IssuedAt, &h.ExpiresAt, &h.UpstreamExpiresAt, &h.Upstream, &h.UpstreamIDs, &h.Trace,
+		&fingerprint, &h.Cause, &h.Reason, &end.result, &end.effectiveAt, &end.basis, &end.selfExpires, &end.unclaimed)
+	h.TTLSeconds, h.Fingerprint = float64(ttl)/1000, Fingerprint(fingerprint)
+	h.IssuedAt, h.ExpiresAt = h.IssuedAt.UTC(), h.ExpiresAt.UTC()
+	if h.UpstreamExpiresAt != nil {
+		*h.UpstreamExpiresAt = h.UpstreamExpiresAt.UTC()
 	}
-	slices.Reverse(events)
-	return events, err
+	end.state, end.expiresAt = h.State, h.ExpiresAt
+	h.Life = end.life(now.UTC())
+	return h, err
+}
+
+// storiesOf finds the latest events of each version by its id, which is the first of its names. It is asked for as Query
+// asks for one field alone, and for the same reason.
+const storiesOf = `SELECT v.n, e.body FROM unnest($1::text[]) WITH ORDINALITY AS v (id, n), LATERAL (
+	SELECT xid, seq, body FROM events WHERE upstream_ids[1] BETWEEN v.id AND v.id AND upstream_ids[1] IS NOT NULL
+	ORDER BY upstream_ids[1] DESC, xid DESC, seq DESC LIMIT $2) e
+ORDER BY v.n, e.xid, e.seq`
+
+// stories adds the versions' events, and notes which of them says what became of each.
+func (l *Log) stories(ctx context.Context, held []Held) error {
+	if len(held) == 0 {
+		return nil
+	}
+	ids := make([]string, len(held))
+	for i := range held {
+		ids[i], held[i].Events = held[i].VersionID, []json.RawMessage{}
+	}
+	return l.planned(ctx, storiesOf, []any{ids, traceEvents}, true, func(rows pgx.Rows) error {
+		var n int
+		var body string
+		_, err := pgx.ForEachRow(rows, []any{&n, &body}, func() error {
+			h := &held[n-1]
+			var r record
+			if json.Unmarshal([]byte(body), &r) != nil || r.VersionID != h.VersionID {
+				return nil
+			}
+			if string(r.State) == h.State {
+				h.Life.EventID = r.ID // the last one that says so
+			}
+			h.Events = append(h.Events, json.RawMessage(body))
+			return nil
+		})
+		return err
+	})
 }
 
 // Usable tells whether the version may have been used at a time, as far as is known, five minutes more or less.

@@ -283,6 +283,37 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
+// The service has the times of events noted; it cannot write what is noted, and nobody else can call for it.
+func TestNotingTimes(t *testing.T) {
+	t.Parallel()
+	db, l := pgtest.New(t), login()
+	up(t, db, l)
+	admin, service := connect(t, db.AdminURL), connect(t, db.URL(l.Name))
+	if n := read[int](t, service, "SELECT note_event_stretches(1, 1)"); n != 0 {
+		t.Errorf("%d stretches of an empty record", n)
+	}
+	for _, bounds := range []string{"0, 1", "1, 0", "1025, 1", "1, 1025", "-1, 1"} {
+		if _, err := service.Exec(t.Context(), "SELECT note_event_stretches("+bounds+")"); err == nil {
+			t.Errorf("(%s)", bounds)
+		}
+	}
+	for _, statement := range []string{
+		"INSERT INTO event_stretches VALUES (0, '9', 9, '10', 9, now(), now())", "UPDATE event_stretches SET latest = now()", "DELETE FROM event_stretches",
+	} {
+		if _, err := service.Exec(t.Context(), statement); !refused(err) {
+			t.Errorf("%s: %v", statement, err)
+		}
+	}
+	stranger := login().Name
+	if _, err := admin.Exec(t.Context(), "CREATE ROLE "+stranger+" LOGIN"); err != nil {
+		t.Fatal(err)
+	}
+	dropLogin(t, db, stranger)
+	if _, err := connect(t, db.URL(stranger)).Exec(t.Context(), "SELECT note_event_stretches(1, 1)"); !refused(err) {
+		t.Errorf("a stranger has times noted: %v", err)
+	}
+}
+
 // An event of a month whose partition is missing still finds its place, and then that month gets no partition of its own.
 func TestEventOutsideThePartitions(t *testing.T) {
 	t.Parallel()

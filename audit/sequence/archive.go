@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -223,7 +224,19 @@ func (a *archive) detach(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := a.forgetTimes(ctx, tx); err != nil {
+			return err
+		}
 		_, err := tx.Exec(ctx, "ALTER TABLE events DETACH PARTITION "+a.table)
 		return err
 	})
+}
+
+// forgetTimes removes what was noted of the month alone: a search would look for events that are gone.
+func (a *archive) forgetTimes(ctx context.Context, tx pgx.Tx) error {
+	from, err := time.Parse("2006-01", a.done.Month)
+	if err == nil {
+		_, err = tx.Exec(ctx, "DELETE FROM event_stretches WHERE earliest >= $1 AND latest >= $1 AND earliest < $2 AND latest < $2", from, from.AddDate(0, 1, 0))
+	}
+	return err
 }

@@ -64,9 +64,19 @@ func TestArchive(t *testing.T) {
 	r.old(t)
 	c := r.settle()
 	ids, dir := r.order(), t.TempDir()
+	if n := r.read("SELECT note_event_stretches(200, 5)"); n < 120 {
+		t.Fatalf("the times of %d stretches are noted", n)
+	}
 	done, err := r.archive("2020-03", dir, c)
 	if err != nil || len(done) != 2 {
 		t.Fatalf("%+v, %v", done, err)
+	}
+	// Searches do not look for what is gone: only notes of stretches that began in one month and ended in another stay.
+	if n := r.read("SELECT count(*) FROM event_stretches WHERE earliest < '2020-03-01'"); n == 0 || n > 30 {
+		t.Errorf("%d notes of what is gone", n)
+	}
+	if n := r.read("SELECT count(*) FROM event_stretches WHERE earliest = 'infinity'"); n != 2 {
+		t.Errorf("the first stretches are gone: %d", n)
 	}
 	if done[0].Events+done[1].Events != 600 || done[0].Month != "2020-01" || done[0].Events < 200 || done[1].Events < 200 {
 		t.Errorf("%+v", done)

@@ -25,8 +25,12 @@ import (
 	"github.com/taskpass/taskpass/providers"
 )
 
-// partitionsEvery is how often the audit record's partitions are looked after; they are made months ahead.
-const partitionsEvery = 6 * time.Hour
+const (
+	// partitionsEvery is how often the audit record's partitions are looked after; they are made months ahead.
+	partitionsEvery = 6 * time.Hour
+	// notesEvery is how often the record's times are noted. A search by time reads all events that came after.
+	notesEvery = 5 * time.Second
+)
 
 // node is one broker process: everything that `serve` and `dev` run. Any number of them share one database.
 type node struct {
@@ -37,6 +41,7 @@ type node struct {
 	broker  *broker.Broker
 	callers *auth.Authenticator
 	server  *http.Server
+	record  *audit.Log
 	tree    *auditTree // nil: nothing is signed
 	schema  int64
 
@@ -99,9 +104,9 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		return nil, err
 	}
 	n.callers = auth.New(n.store, nil)
-	record := audit.NewLog(n.store.Pool())
+	n.record = audit.NewLog(n.store.Pool())
 	surface := openapi.Config{
-		Broker: n.broker, Audit: record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
+		Broker: n.broker, Audit: n.record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
 		Metrics: watch.Handler(), Requests: watch.Request,
 	}
@@ -112,7 +117,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		surface.Tree = n.tree.log
 		watch.WatchTree(n.tree.state)
 	}
-	if surface.Console, err = n.newConsole(record, sealer); err != nil {
+	if surface.Console, err = n.newConsole(n.record, sealer); err != nil {
 		return nil, err
 	}
 	handler, err := openapi.New(surface)
@@ -157,6 +162,7 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	var work sync.WaitGroup
 	work.Go(func() { n.broker.Run(background) })
 	work.Go(func() { n.keepPartitions(background) })
+	work.Go(func() { n.noteTimes(background) })
 	if n.tree != nil {
 		work.Go(func() { n.tree.run(background) })
 	}
@@ -201,6 +207,26 @@ func (n *node) keepPartitions(ctx context.Context) {
 	for {
 		if err := n.store.EnsurePartitions(ctx); err != nil && ctx.Err() == nil {
 			n.logger.Error("the audit record's partitions could not be looked after", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// noteTimes keeps searches of the record by time quick.
+func (n *node) noteTimes(ctx context.Context) {
+	tick := time.NewTicker(notesEvery)
+	defer tick.Stop()
+	for {
+		more, err := n.record.Note(ctx)
+		if err != nil && ctx.Err() == nil {
+			n.logger.Error("the times of the audit record could not be noted: searches by time get slow", "error", err)
+		}
+		if more {
+			continue
 		}
 		select {
 		case <-ctx.Done():

@@ -65,6 +65,16 @@ type Event struct {
 	Body         string
 }
 
+type EventStretch struct {
+	Level    int32
+	AfterXid pgtype.Uint64
+	AfterSeq int64
+	Xid      pgtype.Uint64
+	Seq      int64
+	Earliest time.Time
+	Latest   time.Time
+}
+
 type EventsDefault struct {
 	ID           string
 	Xid          pgtype.Uint64
