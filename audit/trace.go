@@ -106,9 +106,9 @@ func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more 
 	if !q.At.IsZero() {
 		most = MaxTraced // some of them had ended by then
 	}
-	query.Limit = 6 * most // a version has seldom more events
 	seen := map[string]bool{}
 	for read := 0; read < traceReads; {
+		query.Limit = max(5*(most-len(seen)), 20) // a version has seldom more events
 		p, err := l.find(ctx, query, whose)
 		if err != nil {
 			return nil, false, err
@@ -144,7 +144,10 @@ var versionID = regexp.MustCompile("^[a-z2-7]{16}$")
 // deadBefore tells whether an event says for certain that its version was dead at a time, so that it need not be looked
 // up: most of those that had a pool's key.
 func deadBefore(event string, at time.Time) bool {
-	var r record
+	var r struct {
+		State      broker.State      `json:"state"`
+		Revocation *recordRevocation `json:"revocation"`
+	}
 	if event == "" || json.Unmarshal([]byte(event), &r) != nil || r.Revocation == nil || r.Revocation.Result == broker.ResultReleased {
 		return false
 	}
@@ -211,13 +214,12 @@ func (l *Log) stories(ctx context.Context, held []Held) error {
 		_, err := pgx.ForEachRow(rows, []any{&n, &body}, func() error {
 			h := &held[n-1]
 			var r record
-			if json.Unmarshal([]byte(body), &r) != nil || r.VersionID != h.VersionID {
-				return nil
+			if json.Unmarshal([]byte(body), &r) == nil && r.VersionID == h.VersionID {
+				h.Events = append(h.Events, json.RawMessage(body))
+				if string(r.State) == h.State {
+					h.Life.EventID = r.ID // the last one that says so
+				}
 			}
-			if string(r.State) == h.State {
-				h.Life.EventID = r.ID // the last one that says so
-			}
-			h.Events = append(h.Events, json.RawMessage(body))
 			return nil
 		})
 		return err

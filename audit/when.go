@@ -33,10 +33,12 @@ func (l *Log) Note(ctx context.Context) (more bool, err error) {
 const whereSQL = `WITH upper AS (
 	SELECT *, latest >= $1 AND earliest < $2 AS may, earliest >= $1 AND latest < $2 AS must FROM event_stretches WHERE level = 1
 ), parts AS (
-	SELECT s.after_xid, s.after_seq, latest >= $1 AND earliest < $2 AS may FROM event_stretches s, (
+	SELECT p.* FROM (
 		SELECT after_xid, after_seq, xid, seq FROM upper WHERE may AND NOT must
-		UNION ALL (SELECT xid, seq, '18446744073709551615', 0 FROM upper ORDER BY after_xid DESC, after_seq DESC LIMIT 1)) u
-	WHERE s.level = 0 AND (s.after_xid, s.after_seq) >= (u.after_xid, u.after_seq) AND (s.after_xid, s.after_seq) < (u.xid, u.seq)
+		UNION ALL (SELECT xid, seq, '18446744073709551615', 0 FROM upper ORDER BY after_xid DESC, after_seq DESC LIMIT 1)) u,
+	LATERAL (SELECT after_xid, after_seq, latest >= $1 AND earliest < $2 AS may FROM event_stretches
+		WHERE level = 0 AND (after_xid, after_seq) >= (u.after_xid, u.after_seq) AND (after_xid, after_seq) < (u.xid, u.seq)
+		ORDER BY after_xid, after_seq OFFSET 0) p -- the barrier keeps the planner from reading all of them
 )
 SELECT after_xid::text::bigint, after_seq, may FROM (
 	SELECT after_xid, after_seq, may, lag(may) OVER (ORDER BY after_xid, after_seq) AS before FROM (
@@ -61,21 +63,21 @@ func (l *Log) spans(ctx context.Context, q Query) ([]span, error) {
 
 // at lists the spans that may have events of a time, oldest first.
 func (l *Log) at(ctx context.Context, since, until time.Time) (list []span, err error) {
-	rows, err := l.pool.Query(ctx, whereSQL, orInfinity(since, pgtype.NegativeInfinity), orInfinity(until, pgtype.Infinity))
-	if err != nil {
-		return nil, err
-	}
-	var p position
-	var may, open bool
-	_, err = pgx.ForEachRow(rows, []any{&p.xid, &p.seq, &may}, func() error {
-		switch {
-		case may && !open:
-			list = append(list, span{p, end})
-		case !may && open:
-			list[len(list)-1].before = position{p.xid, p.seq + 1} // the place itself is the stretch's before it
-		}
-		open = may
-		return nil
+	args := []any{orInfinity(since, pgtype.NegativeInfinity), orInfinity(until, pgtype.Infinity)}
+	err = l.planned(ctx, whereSQL, args, true, func(rows pgx.Rows) error {
+		var p position
+		var may, open bool
+		_, err := pgx.ForEachRow(rows, []any{&p.xid, &p.seq, &may}, func() error {
+			switch {
+			case may && !open:
+				list = append(list, span{p, end})
+			case !may && open:
+				list[len(list)-1].before = position{p.xid, p.seq + 1} // the place itself is the stretch's before it
+			}
+			open = may
+			return nil
+		})
+		return err
 	})
 	return list, err
 }

@@ -275,6 +275,19 @@ func TestAuditorLogin(t *testing.T) {
 }
 
 // The owner moves what is old out of the database; only this month is here, so nothing is.
+// The service sees to it that searches by time stay quick.
+func TestServeNotesTimes(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	i.sql(`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+		SELECT 'evt_' || n, now(), 'x', 'c', '', '', '', '', '', '{}', '{}' FROM generate_series(1, 600) n`)
+	c, _ := i.serve()
+	await(t, "the times of two stretches are noted beside the first one, which is empty", func() bool {
+		return i.count("SELECT count(*) FROM event_stretches WHERE level = 0") == 3
+	})
+	c.stop()
+}
+
 func TestAuditArchive(t *testing.T) {
 	t.Parallel()
 	i := install(t)
