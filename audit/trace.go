@@ -136,8 +136,8 @@ func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more 
 }
 
 // whose is the id of the version that an event is about, if it is about one: Append puts it before the names that the
-// upstream gave. After a version's end comes what it was, for deadBefore.
-const whose = "coalesce(upstream_ids[1], '') || CASE WHEN type IN ('credential.revoked', 'credential.expired') THEN ' ' || body ELSE '' END"
+// upstream gave. After a version's end comes what it was, for deadBefore: the canonical form from `state` on.
+const whose = "coalesce(upstream_ids[1], '') || CASE WHEN type IN ('credential.revoked', 'credential.expired') THEN ' {' || substr(body, strpos(body, '\"state\":')) ELSE '' END"
 
 var versionID = regexp.MustCompile("^[a-z2-7]{16}$")
 

@@ -29,7 +29,7 @@ func (l *Log) Note(ctx context.Context) (more bool, err error) {
 
 // whereSQL lists the places where stretches begin that may have events of a time and those that have none, in turn. One
 // of the upper level that has other times too is looked at by its parts. What is not summed up yet, after the last
-// stretch, may have some.
+// stretch, is looked at itself: it is little, and most often has none.
 const whereSQL = `WITH upper AS (
 	SELECT *, latest >= $1 AND earliest < $2 AS may, earliest >= $1 AND latest < $2 AS must FROM event_stretches WHERE level = 1
 ), parts AS (
@@ -44,12 +44,14 @@ SELECT after_xid::text::bigint, after_seq, may FROM (
 	SELECT after_xid, after_seq, may, lag(may) OVER (ORDER BY after_xid, after_seq) AS before FROM (
 		SELECT after_xid, after_seq, may FROM upper WHERE may = must UNION ALL SELECT * FROM parts) s) t
 WHERE may IS DISTINCT FROM before
-UNION ALL (SELECT xid::text::bigint, seq, true FROM event_stretches WHERE level = 0 ORDER BY after_xid DESC, after_seq DESC LIMIT 1)
+UNION ALL SELECT xid::text::bigint, seq, coalesce((SELECT true FROM events
+	WHERE (xid, seq) > (last.xid, last.seq) AND at >= $1 AND at < $2 ORDER BY xid, seq LIMIT 1), false)
+FROM (SELECT xid, seq FROM event_stretches WHERE level = 0 ORDER BY after_xid DESC, after_seq DESC LIMIT 1) last
 ORDER BY 1, 2`
 
 // spans are the parts of the order that hold whatever is asked for, in the order of the reading. Nothing is missed, for
 // of each stretch it is known which times are in it, right or wrong as the clocks were; and no event can come into a
-// stretch any more. What is committed while this is read comes after the stretches, where any later page begins too.
+// stretch any more. What is committed after this looked comes after all stretches, as if it came after the answer.
 func (l *Log) spans(ctx context.Context, q Query) ([]span, error) {
 	list := []span{{begin, end}}
 	if !q.Since.IsZero() || !q.Until.IsZero() {
