@@ -38,7 +38,7 @@ func LifeOf(v broker.Version, now time.Time) Life {
 }
 
 // life is the answer at a time. The words of How beside a revocation's basis: never_made, not_yet_made, self_expires,
-// being_minted, active, overdue, lost, being_revoked, stuck, released.
+// being_minted, active, overdue, lost, being_revoked, stuck, released; and of a trace: contradicted.
 func (e ending) life(now time.Time) Life {
 	switch s := broker.State(e.state); s {
 	case broker.StateFailed:

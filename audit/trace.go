@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ import (
 type Traced struct {
 	Held []Held `json:"held"`           // the newest first; none: nothing of that name is on the record
 	More bool   `json:"more,omitempty"` // others had it before these
+	// AtOtherTimes: the name is known, but of none of its versions that may have been usable at the time asked for.
+	AtOtherTimes bool `json:"at_other_times,omitempty"`
 }
 
 // Held is one version that bore the name, or had the secret: who held it, what for, and what became of it.
@@ -46,6 +49,10 @@ type Held struct {
 	Reason            string            `json:"reason,omitempty"`
 	Life              Life              `json:"life"`
 	Events            []json.RawMessage `json:"events"` // of this version, oldest first; the newest 200
+	// Contradictions are where the ledger says otherwise than the events: then what the events say is given.
+	Contradictions []Contradiction `json:"contradictions,omitempty"`
+
+	Ending Ending `json:"-"`
 }
 
 // TraceQuery is what was found, and when it was used.
@@ -65,7 +72,8 @@ const (
 	clocksApart = 5 * time.Minute // by which the upstream's clock and ours may disagree
 )
 
-// Trace finds the versions that bore a name, by the record, and what became of them, by the ledger.
+// Trace finds the versions that bore a name, by the record, and what became of them, by the ledger as far as the record
+// bears it out.
 func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, error) {
 	if q.Limit == 0 {
 		q.Limit = 20
@@ -75,7 +83,7 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 	if err != nil {
 		return Traced{}, err
 	}
-	held, err := l.ledger(ctx, ids, now)
+	held, err := l.told(ctx, ids, now)
 	t := Traced{Held: []Held{}, More: more}
 	for _, h := range held {
 		if !h.bears(q.Name) || !q.At.IsZero() && !h.Usable(q.At) {
@@ -87,10 +95,41 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 		}
 		t.Held = append(t.Held, h)
 	}
-	if err == nil {
-		err = l.stories(ctx, t.Held)
+	if err == nil && len(t.Held) == 0 && !q.At.IsZero() {
+		q.At, q.Limit = time.Time{}, 1
+		ids, _, err = l.versionsOf(ctx, q)
+		t.AtOtherTimes = len(ids) > 0
 	}
 	return t, err
+}
+
+// told is what the ledger says of versions, held against the record. The two are read one after the other: what they
+// contradict each other in counts only if the ledger said the same before and after the record was read.
+func (l *Log) told(ctx context.Context, ids []string, now time.Time) (list []Held, err error) {
+	ledger, err := l.ledger(ctx, ids, now)
+	for range 3 {
+		if err != nil {
+			return nil, err
+		}
+		list = slices.Clone(ledger)
+		if err := l.stories(ctx, list); err != nil {
+			return nil, err
+		}
+		agreed := true
+		for i := range list {
+			list[i].witness()
+			agreed = agreed && len(list[i].Contradictions) == 0
+		}
+		list = slices.DeleteFunc(list, func(h Held) bool { return h.CredentialID == "" }) // neither here nor there
+		if agreed {
+			return list, nil
+		}
+		before := ledger
+		if ledger, err = l.ledger(ctx, ids, now); err == nil && reflect.DeepEqual(before, ledger) {
+			return list, nil
+		}
+	}
+	return list, err
 }
 
 // versionsOf lists the ids of the versions that events with the name are about, the newest first.
@@ -160,8 +199,8 @@ const ledgerOf = `SELECT c.id, v.number, v.id, c.task_id, c.parent_task_id, c.ag
 	v.result, v.effective_at, v.basis, v.self_expires, v.unclaimed
 FROM versions v JOIN credentials c ON c.id = v.credential_id WHERE v.id = ANY ($1)`
 
-// ledger reads what became of versions, in the order of their ids given. One that is on the record and not on the ledger
-// is left out: nothing can be said of it.
+// ledger reads what became of versions, in the order of their ids given. One that is on the record only has nothing but its
+// id.
 func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) (list []Held, err error) {
 	err = l.planned(ctx, ledgerOf, []any{ids}, true, func(rows pgx.Rows) error {
 		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Held, error) { return scanHeld(row, now) })
@@ -170,6 +209,9 @@ func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) (list []H
 	order := map[string]int{}
 	for i, id := range ids {
 		order[id] = i
+		if err == nil && !slices.ContainsFunc(list, func(h Held) bool { return h.VersionID == id }) {
+			list = append(list, Held{VersionID: id})
+		}
 	}
 	slices.SortFunc(list, func(a, b Held) int { return cmp.Compare(order[a.VersionID], order[b.VersionID]) })
 	return list, err
@@ -189,6 +231,10 @@ func scanHeld(row pgx.CollectableRow, now time.Time) (h Held, err error) {
 	}
 	end.state, end.expiresAt = h.State, h.ExpiresAt
 	h.Life = end.life(now.UTC())
+	h.Ending = Ending{Result: end.result, Basis: end.basis}
+	if end.effectiveAt != nil {
+		h.Ending.EffectiveAt = *end.effectiveAt
+	}
 	return h, err
 }
 
@@ -216,9 +262,6 @@ func (l *Log) stories(ctx context.Context, held []Held) error {
 			var r record
 			if json.Unmarshal([]byte(body), &r) == nil && r.VersionID == h.VersionID {
 				h.Events = append(h.Events, json.RawMessage(body))
-				if string(r.State) == h.State {
-					h.Life.EventID = r.ID // the last one that says so
-				}
 			}
 			return nil
 		})

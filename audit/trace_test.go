@@ -37,7 +37,11 @@ func hold(t *testing.T, s *store.Store, admin *pgx.Conn, k int, issued time.Time
 			t.Fatal(err)
 		}
 	}
-	e := broker.Event{ID: fmt.Sprint("i", k), At: issued, Type: broker.EventIssued, State: broker.StateActive, Credential: credential, VersionID: v, UpstreamIDs: []string{"models/key"}}
+	e := broker.Event{
+		ID: fmt.Sprint("i", k), At: issued, Type: broker.EventIssued, State: broker.StateActive, Credential: credential, Version: 1, VersionID: v,
+		TaskID: fmt.Sprint("t", k), AgentID: "a", Profile: "p", Provider: "pool", Requested: []string{"x"}, Scopes: []string{"x"}, TTL: time.Hour,
+		ExpiresAt: issued.Add(time.Hour), Upstream: "pool:models", UpstreamIDs: []string{"models/key"}, Fingerprint: []byte{1},
+	}
 	record(t, s, e)
 	if dead {
 		e.ID, e.At, e.Type, e.State, e.Revocation = fmt.Sprint("r", k), issued.Add(20*time.Minute), broker.EventRevoked, state, end

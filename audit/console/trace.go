@@ -18,12 +18,13 @@ const tracePace = 5
 
 // traced is what a name leads to.
 type traced struct {
-	Asked, At string
-	Held      []holder
-	More      bool
-	Line      timeline
-	Proven    bool   // there is a tree, which proves events
-	Events    string // all events that bear the name as it was given; empty where there may be none
+	Asked, At    string
+	Held         []holder
+	More         bool
+	AtOtherTimes bool
+	Line         timeline
+	Proven       bool   // there is a tree, which proves events
+	Events       string // all events that bear the name as it was given; empty where there may be none
 }
 
 // holder is a version as the trace's page shows it.
@@ -73,7 +74,7 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 			t.Events = "/console/events?" + url.Values{filter: {name}}.Encode()
 		}
 	}
-	t.More, t.Line = found.More, draw(drawn, c.Clock(), used)
+	t.More, t.AtOtherTimes, t.Line = found.More, found.AtOtherTimes, draw(drawn, c.Clock(), used)
 	v.Data, v.Sheets = t, map[string]sheet{"trace": traceSheet(t.Held)}
 	v.Asked = asked("trace", len(t.Held) > 0, map[string]string{filter: name, "at": at})
 	if len(t.Held) > 0 {

@@ -76,8 +76,23 @@ func TestTraceAtATime(t *testing.T) {
 	if strings.Count(body, `<section class="card"`) != 1 || !strings.Contains(body, "id=first") || !strings.Contains(body, `<line class="used"`) {
 		t.Errorf("when the first task had it: %s", body)
 	}
-	if body := v.traced("models/key-1", before.Format(time.RFC3339)); !strings.Contains(body, "Unknown here") || strings.Contains(body, "agent-17") {
+	if body := v.traced("models/key-1", before.Format(time.RFC3339)); !strings.Contains(body, "Not then.") || strings.Contains(body, "agent-17") {
 		t.Errorf("before anybody had it: %s", body)
+	}
+}
+
+// A ledger that was changed behind the record shows as such, and the record is believed.
+func TestTraceShowsTampering(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.issue("aws", "t", "read")
+	_, err := r.admin.Exec(t.Context(), "UPDATE credentials SET agent_id = 'innocent'; UPDATE versions SET expires_at = issued_at + interval '1 second'")
+	must(t, err)
+	r.clock.Advance(time.Minute)
+	body := r.enter("aud").traced(c.Trace["access_key_id"], "")
+	if !strings.Contains(body, "The ledger was changed behind the record.") || !strings.Contains(body, "agent_id=agent-17") ||
+		strings.Contains(body, "agent_id=innocent") || strings.Contains(body, ">dead<") {
+		t.Error(body)
 	}
 }
 

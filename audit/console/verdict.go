@@ -68,6 +68,8 @@ func worded(l audit.Life) verdict {
 		return verdict{"unsure", "may still work", "its end was asked for and is not achieved: an operator is needed." + until}
 	case "overdue":
 		return verdict{"ending", "ending", "its time is over, and its end is due now."}
+	case "contradicted":
+		return verdict{"unsure", "not known", "the ledger and the record tell of two ends."}
 	case "released":
 		return verdict{"unsure", "may still work", "the key went back to its pool and works until somebody replaces it; the upstream was not told."}
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/taskpass/taskpass/audit/audittest"
 )
 
 var badge = regexp.MustCompile(`<span class="badge (\w+)">([^<]+)</span>`)
@@ -40,6 +42,8 @@ func TestWordsSayWhatIsKnown(t *testing.T) {
 		_, err = tx.Exec(t.Context(), back)
 		must(t, err)
 		_, err = tx.Exec(t.Context(), "UPDATE versions SET "+set)
+		must(t, err)
+		_, err = tx.Exec(t.Context(), audittest.BearOut)
 		must(t, err)
 		must(t, tx.Commit(context.WithoutCancel(t.Context())))
 		for _, later := range []time.Duration{0, 30 * time.Minute, 100 * time.Minute} {

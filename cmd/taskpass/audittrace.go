@@ -65,6 +65,9 @@ func (c *auditTraceCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if len(t.Held) == 0 && t.AtOtherTimes {
+		return errors.New("nobody here had it then; at other times somebody did: leave out --at")
+	}
 	if len(t.Held) == 0 {
 		return errors.New("unknown here: nothing of that name is on the record")
 	}
@@ -154,6 +157,9 @@ func printHeld(w io.Writer, h audit.Held) {
 	say("  scopes    %s (asked for: %s)\n", strings.Join(h.Scopes, " "), strings.Join(h.RequestedScopes, " "))
 	say("  from      %s to %s\n", stampOf(h.IssuedAt), stampOf(h.ExpiresAt))
 	say("  alive     %s\n", lifeOf(h.Life))
+	for _, c := range h.Contradictions {
+		say("  TAMPERED  the ledger says %s %q, the record %q (%s)\n", c.Field, c.Ledger, c.Record, c.EventID)
+	}
 	if h.Cause != "" {
 		say("  because   %s%s\n", h.Cause, quoted(h.Reason))
 	}

@@ -381,9 +381,12 @@ type AuditHeld struct {
 	AgentID string `json:"agent_id"`
 
 	// Caller Who asked for it.
-	Caller       string `json:"caller"`
-	Cause        string `json:"cause,omitempty,omitzero"`
-	CredentialID string `json:"credential_id"`
+	Caller string `json:"caller"`
+	Cause  string `json:"cause,omitempty,omitzero"`
+
+	// Contradictions Where the ledger says otherwise than the events, which nobody can alter unnoticed. What the events say is given.
+	Contradictions []AuditHeld_Contradictions `json:"contradictions,omitempty,omitzero"`
+	CredentialID   string                     `json:"credential_id"`
 
 	// Events Of this version, oldest first; the newest 200.
 	Events            []AuditEvent      `json:"events"`
@@ -406,6 +409,14 @@ type AuditHeld struct {
 	UpstreamIds       []string          `json:"upstream_ids,omitempty,omitzero"`
 	Version           int               `json:"version"`
 	VersionID         string            `json:"version_id"`
+}
+
+// AuditHeld_Contradictions defines model for AuditHeld.Contradictions.
+type AuditHeld_Contradictions struct {
+	EventID string `json:"event_id"`
+	Field   string `json:"field"`
+	Ledger  string `json:"ledger"`
+	Record  string `json:"record"`
 }
 
 // AuditHeldLifeAlive defines model for AuditHeld.Life.Alive.
@@ -438,7 +449,9 @@ type AuditPage struct {
 
 // AuditTrace defines model for AuditTrace.
 type AuditTrace struct {
-	Held []AuditHeld `json:"held"`
+	// AtOtherTimes With `at`: the name is known, but of no version that may have been usable then.
+	AtOtherTimes bool        `json:"at_other_times,omitempty,omitzero"`
+	Held         []AuditHeld `json:"held"`
 
 	// More Others had it before these.
 	More bool `json:"more,omitempty,omitzero"`
