@@ -23,7 +23,7 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 	q := audit.Query{
 		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Caller: value(p.Caller), Profile: value(p.Profile),
 		Provider: value(p.Provider), Type: value(p.Type), CredentialID: value(p.CredentialID), UpstreamID: value(p.UpstreamID),
-		Since: value(p.Since), Until: value(p.Until), OldestFirst: value(p.Order) == Oldest,
+		Since: given(p.Since), Until: given(p.Until), OldestFirst: value(p.Order) == Oldest,
 		Cursor: value(p.Cursor), Limit: value(p.Limit), Fingerprint: unhex(value(p.Fingerprint)),
 	}
 	if format := formatOf(ctx); format != formatJSON {
@@ -73,4 +73,13 @@ func filters(q audit.Query, known bool) map[string]string {
 	}
 	maps.DeleteFunc(m, func(_, v string) bool { return v == "" })
 	return m
+}
+
+// given is a time that was asked for; the zero time is none. The first instant of the year 1, which is the same, is taken
+// for the one after it: nothing is older.
+func given(t *time.Time) time.Time {
+	if t != nil && t.IsZero() {
+		return t.Add(1)
+	}
+	return value(t)
 }

@@ -81,6 +81,7 @@ func TestAuditFilters(t *testing.T) {
 		"task_id=t1&type=credential.issued&caller=orch&profile=aws&provider=aws&agent_id=agent-17&credential_id=" + one.ID + "&upstream_id=" + one.Trace["access_key_id"]: "issued",
 		"task_id=t1&caller=other": "",
 		"agent_id=agent-17&since=0001-01-01T00:00:00Z&until=9999-12-31T23:59:59Z": "refused issued intended issued intended",
+		"agent_id=agent-17&until=0001-01-01T00:00:00Z":                            "",
 	} {
 		if strings.Contains(query, "oldest") {
 			// What another test's transaction holds back comes when that one ends.

@@ -20,7 +20,7 @@ func (s *server) TraceAudit(ctx context.Context, r TraceAuditRequestObject) (Tra
 	if (p.UpstreamID == nil) == (p.Fingerprint == nil) {
 		return nil, invalid(broker.Fault{Pointer: "/query/upstream_id", Reason: "give either upstream_id or fingerprint"})
 	}
-	q := audit.TraceQuery{Name: value(p.UpstreamID), Fingerprint: unhex(value(p.Fingerprint)), At: value(p.At), Limit: value(p.Limit)}
+	q := audit.TraceQuery{Name: value(p.UpstreamID), Fingerprint: unhex(value(p.Fingerprint)), At: given(p.At), Limit: value(p.Limit)}
 	traced, err := s.Audit.Trace(ctx, q, s.Broker.Clock())
 	if err != nil {
 		return nil, err
