@@ -120,6 +120,26 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// A walk through the record that had begun when a month was archived once called that month's events removed.
+func TestArchiveBesideVerify(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.old(t)
+	signed := r.settle()
+	h, lines, err := r.log.Export(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, err := r.archive("2020-03", t.TempDir(), signed); err != nil || len(done) != 2 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	report, err := tree.Verify(h, lines, []tree.Checkpoint{signed})
+	if err != nil || !report.OK() || report.Events != 50 || report.Away != 600 {
+		first, _ := report.First()
+		t.Errorf("%v and %d more, %v", first, report.More, err)
+	}
+}
+
 // Nothing leaves the database that does not verify, is not in the tree, or is of this month.
 func TestArchiveKeepsWhatIsNotProven(t *testing.T) {
 	t.Parallel()

@@ -36,11 +36,7 @@ func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h 
 	if h.Right, err = l.nodes(ctx, tree.Nodes(to, c.Size)); err != nil {
 		return h, nil, err
 	}
-	archived, err := l.archived(ctx)
-	if err != nil {
-		return h, nil, err
-	}
-	w := walk{l: l, ctx: ctx, from: from, to: to, archived: archived}
+	w := walk{l: l, ctx: ctx, from: from, to: to}
 	return h, w.all, nil
 }
 
@@ -73,7 +69,7 @@ func (l *Log) nodes(ctx context.Context, nodes []tree.Node) ([]tlog.Hash, error)
 	return hashes{ctx, l.pool}.ReadHashes(indexes)
 }
 
-// archived is which months are no longer in the database, by the database's own word.
+// archived is which months have left the database, by the database's own word.
 func (l *Log) archived(ctx context.Context) (map[string]bool, error) {
 	rows, err := l.pool.Query(ctx, "SELECT month FROM tree_archives")
 	if err != nil {

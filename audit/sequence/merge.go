@@ -13,6 +13,7 @@ func (w *walk) merge(leaves []storedLeaf, events []storedEvent, end position) er
 	for _, e := range own {
 		taken[e] = true
 	}
+	var archived map[string]bool // read when an event is missing, and so after the events: its month may have left meanwhile
 	next := 0
 	strangers := func(end position) error {
 		for ; next < len(events) && events[next].compare(end) <= 0; next++ {
@@ -31,8 +32,16 @@ func (w *walk) merge(leaves []storedLeaf, events []storedEvent, end position) er
 		line := tree.Line{Index: l.idx, ID: l.id, Leaf: &l.hash}
 		if e, ok := own[i]; ok {
 			line.Body, line.Columns = events[e].body, events[e].Contradicted(events[e].body)
-		} else if month := l.at.UTC().Format("2006-01"); w.archived[month] {
-			line.Away = month
+		} else {
+			if archived == nil {
+				var err error
+				if archived, err = w.l.archived(w.ctx); err != nil {
+					return err
+				}
+			}
+			if month := l.at.UTC().Format("2006-01"); archived[month] {
+				line.Away = month
+			}
 		}
 		if err := w.put(line); err != nil {
 			return err

@@ -23,7 +23,6 @@ type walk struct {
 	l        *Log
 	ctx      context.Context
 	from, to int64
-	archived map[string]bool
 	yield    func(tree.Line, error) bool
 
 	after position     // up to where the events have been handed on
