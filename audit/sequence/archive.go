@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/taskpass/taskpass/audit/tree"
@@ -28,36 +29,65 @@ type Archived struct {
 	Report tree.Report
 }
 
-var partition = regexp.MustCompile(`^events_(\d{4})_(\d{2})$`)
+// partition is the name of a month's. What a wrong clock brings after the month was archived gets another one, of which
+// the name has a number more, for the detached table may still be there.
+var partition = regexp.MustCompile(`^events_(\d{4})_(\d{2})(?:_\d+)?$`)
 
-// Archive moves the months before the given one, "2006-01", out of the database, oldest first: it exports a month's
-// partition into a file of dir, verifies that file from the disk, and only then detaches the partition. The detached
-// table stays, for the owner to drop. The tree stays whole, for leaves and tiles are not touched. owner must be able to
-// alter the events: it is never the service's login. Checkpoints that were brought are held against the files too.
-func Archive(ctx context.Context, owner *pgxpool.Pool, keys *tree.Keys, before, dir string, brought []tree.Checkpoint) ([]Archived, error) {
-	rows, err := owner.Query(ctx, `SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-		WHERE i.inhparent = 'events'::regclass AND to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM') >= $1 ORDER BY 1`, before)
-	if err != nil {
-		return nil, err
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+// Archive moves the months before the given one, of which the day does not matter, out of the database, oldest first: it
+// exports a month's partition into a file of dir, verifies that file from the disk, and only then detaches the partition.
+// The detached table stays, for the owner to drop. The tree stays whole, for leaves and tiles are not touched. A month that
+// fails keeps no other from leaving. owner must be able to alter the events: it is never the service's login. Checkpoints
+// that were brought are held against the files too.
+func Archive(ctx context.Context, owner *pgxpool.Pool, keys *tree.Keys, before time.Time, dir string, brought []tree.Checkpoint) ([]Archived, error) {
+	end := before.Format("2006-01")
+	names, err := partitions(ctx, owner, end)
 	if err != nil {
 		return nil, err
 	}
 	var done []Archived
+	var errs []error
 	for _, name := range names {
 		parts := partition.FindStringSubmatch(name)
-		if parts == nil || parts[1]+"-"+parts[2] >= before {
+		if parts == nil || parts[1]+"-"+parts[2] >= end {
 			continue
 		}
 		a := archive{log: NewLog(owner, keys), owner: owner, table: name, brought: brought, dir: dir}
 		a.done.Month = parts[1] + "-" + parts[2]
 		if err := a.run(ctx); err != nil {
-			return done, fmt.Errorf("%s stays where it is: %w", a.done.Month, err)
+			errs = append(errs, fmt.Errorf("%s stays where it is: %w", a.done.Month, err))
+			if futile(ctx, err) {
+				break
+			}
+			continue
 		}
 		done = append(done, a.done)
 	}
-	return done, nil
+	return done, errors.Join(errs...)
+}
+
+// partitions are the events', in the order of their names. Months after this one cannot be over: whoever asks for all
+// before one of them has mistyped it.
+func partitions(ctx context.Context, owner *pgxpool.Pool, end string) ([]string, error) {
+	var current string
+	if err := owner.QueryRow(ctx, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM')").Scan(&current); err != nil {
+		return nil, err
+	}
+	if end > current {
+		return nil, fmt.Errorf("what is before %s is not over: the last month to archive before is this one, %s", end, current)
+	}
+	rows, err := owner.Query(ctx, `SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent = 'events'::regclass ORDER BY 1`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// futile says that no other month would fare better: the run was cut off, or somebody holds the record, and to wait for
+// them again would hold up who writes again.
+func futile(ctx context.Context, err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ctx.Err() != nil || ok && pg.Code == "55P03" // lock_not_available
 }
 
 type archive struct {
@@ -78,7 +108,9 @@ func (a *archive) run(ctx context.Context) error {
 		return err
 	}
 	if there {
-		a.done.File = filepath.Join(a.dir, "audit-"+a.done.Month+".ndjson")
+		if a.done.File, err = a.file(ctx); err != nil {
+			return err
+		}
 		if err := a.export(ctx); err != nil {
 			return err
 		}
@@ -87,6 +119,17 @@ func (a *archive) run(ctx context.Context) error {
 		}
 	}
 	return a.detach(ctx)
+}
+
+// file is where the month goes. Each time that some of it leaves it has another name, in whatever directory.
+func (a *archive) file(ctx context.Context) (string, error) {
+	var earlier int
+	err := a.owner.QueryRow(ctx, "SELECT count(*) FROM tree_archives WHERE month = $1", a.done.Month).Scan(&earlier)
+	name := "audit-" + a.done.Month
+	if earlier > 0 {
+		name += fmt.Sprintf("-%d", earlier+1)
+	}
+	return filepath.Join(a.dir, name+".ndjson"), err
 }
 
 // bounds finds the leaves from the month's first event to its last. Clocks run against the order a little, so events
@@ -182,7 +225,7 @@ func (a *archive) verify() error {
 		return fmt.Errorf("%s: %w", a.done.File, err)
 	}
 	if h.From != a.from || h.To != a.to {
-		return fmt.Errorf("%s has other events than this month's", a.done.File)
+		return fmt.Errorf("%s has other events than this month's: move the file away and run it again", a.done.File)
 	}
 	newest, err := a.log.keys.Open([]byte(h.Checkpoint))
 	if err != nil {

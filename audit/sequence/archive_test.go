@@ -2,10 +2,12 @@ package sequence_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +56,42 @@ func (r *record) owner() *pgxpool.Pool {
 }
 
 func (r *record) archive(before, dir string, brought ...tree.Checkpoint) ([]sequence.Archived, error) {
-	return sequence.Archive(r.t.Context(), r.owner(), r.signer.Keys(), before, dir, brought)
+	r.t.Helper()
+	month, err := time.Parse("2006-01", before)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return sequence.Archive(r.t.Context(), r.owner(), r.signer.Keys(), month, dir, brought)
+}
+
+// late writes an event that a wrong clock dates.
+func (r *record) late(at time.Time) {
+	r.t.Helper()
+	e := r.event(r.n)
+	e.At = at
+	r.n++
+	if err := r.store.Record(r.t.Context(), e); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// readFile is what an auditor finds in a file.
+func (r *record) readFile(name string, brought tree.Checkpoint) tree.Report {
+	r.t.Helper()
+	file, err := os.Open(name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer file.Close()
+	h, lines, err := tree.Read(file)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	report, err := tree.Verify(h, lines, []tree.Checkpoint{brought})
+	if err != nil || !report.OK() {
+		r.t.Fatalf("%s: %+v, %v", name, report, err)
+	}
+	return report
 }
 
 // Two months leave the database; their files verify alone, what is left verifies, and proofs of what left still hold.
@@ -85,18 +122,8 @@ func TestArchive(t *testing.T) {
 		t.Errorf("%d events are left", n)
 	}
 	for i, a := range done {
-		file, err := os.Open(a.File)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
-		h, lines, err := tree.Read(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		report, err := tree.Verify(h, lines, []tree.Checkpoint{c})
-		if err != nil || !report.OK() || report.Events < a.Events || (report.Away > 0) != (i == 1) {
-			t.Errorf("%s: %+v, %v", a.Month, report, err)
+		if report := r.readFile(a.File, c); report.Events < a.Events || (report.Away > 0) != (i == 1) {
+			t.Errorf("%s: %+v", a.Month, report)
 		}
 	}
 	r.write(5)
@@ -120,6 +147,76 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// An event that a wrong clock dates into an archived month once ended archiving for ever: its table's name was taken, then
+// its file's, then the month's row. Each time it goes into a file of its own, and verify takes them all.
+func TestArchiveAgain(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.old(t)
+	signed, dir := r.settle(), t.TempDir()
+	done, err := r.archive("2020-02", dir, signed)
+	if err != nil || len(done) != 1 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	reports := []tree.Report{r.readFile(done[0].File, signed)}
+	for i, want := range []string{"audit-2020-01-2.ndjson", "audit-2020-01-3.ndjson", "audit-2020-01-4.ndjson"} {
+		switch i {
+		case 1:
+			r.tamper("DROP TABLE events_2020_01")
+		case 2:
+			dir = t.TempDir()
+		}
+		r.late(time.Date(2020, 1, 15, 0, 0, i, 0, time.UTC))
+		signed = r.settle()
+		if settled, err := sequence.Settle(t.Context(), r.owner()); err != nil || fmt.Sprint(settled) != "[{2020-01 1}]" {
+			t.Fatalf("%v, %v", settled, err)
+		}
+		before := []string{"2020-02", "2020-03", "2020-03"}[i]
+		done, err := r.archive(before, dir, signed)
+		if err != nil || len(done) != 1+i%2 || done[0].Month != "2020-01" || done[0].Events != 1 || filepath.Base(done[0].File) != want {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		for _, a := range done {
+			reports = append(reports, r.readFile(a.File, signed))
+		}
+	}
+	whole := r.verify(signed)
+	if !whole.OK() || whole.Events != 50 || whole.Away != 603 {
+		t.Errorf("%+v", whole)
+	}
+	if missing := tree.Missing(append(reports, whole)); len(missing) != 0 {
+		t.Errorf("no file has %v", missing)
+	}
+	if missing := tree.Missing(append(reports[:1:1], whole)); len(missing) == 0 {
+		t.Error("what one file has not is not missed")
+	}
+	if made := r.names("SELECT relname::text FROM pg_class WHERE relname ~ '^events_2020_0[12](_\\d)?$'"); fmt.Sprint(made) != "[events_2020_01 events_2020_01_2 events_2020_01_3 events_2020_02]" {
+		t.Errorf("the tables for the owner to drop are %q", made)
+	}
+}
+
+// Who holds the record is not waited for again and again: meanwhile nothing can be written.
+func TestArchiveBesideAReader(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.old(t)
+	signed := r.settle()
+	reader, err := r.admin.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Exec(t.Context(), "SELECT FROM events LIMIT 1"); err != nil {
+		t.Fatal(err)
+	}
+	done, err := r.archive("2020-03", t.TempDir(), signed)
+	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "55P03" || len(done) != 0 || strings.Contains(err.Error(), "2020-02") {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if err := reader.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A walk through the record that had begun when a month was archived once called that month's events removed.
 func TestArchiveBesideVerify(t *testing.T) {
 	t.Parallel()
@@ -140,25 +237,22 @@ func TestArchiveBesideVerify(t *testing.T) {
 	}
 }
 
-// Nothing leaves the database that does not verify, is not in the tree, or is of this month.
+// Nothing leaves the database that does not verify, is not in the tree, or is of this month; and a month that stays keeps
+// no other from leaving.
 func TestArchiveKeepsWhatIsNotProven(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
 		before string
 		do     func(r *record)
 		want   string
-		left   int64
+		left   []string
 	}{
-		"an altered event": {"2020-03", func(r *record) { r.tamper("UPDATE events SET body = body || ' ' WHERE id = 'evt_00007'") }, "altered: event 7", 650},
+		"an altered event": {"2020-03", func(r *record) { r.tamper("UPDATE events SET body = body || ' ' WHERE id = 'evt_00007'") }, "altered: event 7", []string{"2020-01"}},
 		"an event that is not in the tree": {"2020-03", func(r *record) {
-			e := r.event(9999)
-			e.At = time.Date(2020, 1, 5, 0, 0, 0, 0, time.UTC)
-			if err := r.store.Record(r.t.Context(), e); err != nil {
-				r.t.Fatal(err)
-			}
-		}, "is not in the tree", 651},
-		"a file that is there": {"2020-03", func(*record) {}, "audit-2020-01.ndjson: not an export as it was written", 650},
-		"this month":           {time.Now().UTC().AddDate(0, 1, 0).Format("2006-01"), func(*record) {}, "", 650},
+			r.late(time.Date(2020, 1, 5, 0, 0, 0, 0, time.UTC))
+		}, "is not in the tree", []string{"2020-01"}},
+		"a file that is there": {"2020-03", func(*record) {}, "audit-2020-01.ndjson: not an export as it was written", []string{"2020-01"}},
+		"this month":           {"2999-01", func(*record) {}, "what is before 2999-01 is not over: the last month to archive before is this one", []string{"2020-01", "2020-02"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -173,11 +267,12 @@ func TestArchiveKeepsWhatIsNotProven(t *testing.T) {
 			}
 			c.do(r)
 			done, err := r.archive(c.before, dir, signed)
-			if len(done) != 0 || (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			if err == nil || !strings.Contains(err.Error(), c.want) || len(done)+len(c.left) != 2 {
 				t.Errorf("%+v, %v", done, err)
 			}
-			if n := r.read("SELECT count(*) FROM events"); n != c.left {
-				t.Errorf("%d events are left", n)
+			left := r.names("SELECT DISTINCT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM') FROM events WHERE at < '2020-03-01 00:00Z'")
+			if !slices.Equal(left, c.left) || r.read("SELECT count(*) FROM events WHERE at >= '2020-03-01 00:00Z'") != 50 {
+				t.Errorf("%q is left", left)
 			}
 		})
 	}

@@ -95,6 +95,77 @@ func TestSettle(t *testing.T) {
 	}
 }
 
+// Whatever a clock shows is settled and archived: what stayed in events_default kept the metric from 0 for ever. So did an
+// event that was never committed. What no clock shows is named, and keeps no month from being settled.
+func TestSettleAnyTime(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	utc := func(year int, month time.Month) time.Time { return time.Date(year, month, 1, 0, 0, 0, 0, time.UTC) }
+	for _, at := range []time.Time{utc(1, 2), utc(1970, 1), utc(2000, 1).Add(-time.Microsecond), utc(9999, 12)} {
+		r.late(at)
+	}
+	r.write(1)
+	signed := r.settle()
+	done, err := sequence.Settle(t.Context(), r.owner())
+	if want := "[{0001-02 1} {1970-01 1} {1999-12 1} {9999-12 1}]"; err != nil || fmt.Sprint(done) != want {
+		t.Fatalf("%v, %v", done, err)
+	}
+	settled := func() {
+		t.Helper()
+		if n, err := r.log.Unsettled(t.Context()); n != 0 || err != nil {
+			t.Errorf("%d bytes are unsettled, %v", n, err)
+		}
+	}
+	settled()
+	archived, err := r.archive("2000-01", t.TempDir(), signed)
+	if err != nil || len(archived) != 3 || archived[0].Events+archived[1].Events+archived[2].Events != 3 {
+		t.Errorf("%+v, %v", archived, err)
+	}
+	if report := r.verify(signed); !report.OK() || report.Events != 2 || report.Away != 3 {
+		t.Errorf("%+v", report)
+	}
+
+	const row = `INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+		VALUES ('evt_x', '%s', 'x', 'c', '', '', '', '', '', '{}', '{}')`
+	tx, err := r.admin.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), fmt.Sprintf(row, "1980-01-01Z")); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.log.Unsettled(t.Context()); n == 0 || err != nil {
+		t.Errorf("what was rolled back takes %d bytes, %v", n, err)
+	}
+	if done, err := sequence.Settle(t.Context(), r.owner()); err != nil || len(done) != 0 {
+		t.Errorf("%v, %v", done, err)
+	}
+	settled()
+
+	r.tamper(fmt.Sprintf(row, "infinity"), fmt.Sprintf(row, "1980-01-01Z"))
+	if done, err := sequence.Settle(t.Context(), r.owner()); err == nil || !strings.HasPrefix(err.Error(), "1 events stay in events_default") || fmt.Sprint(done) != "[{1980-01 1}]" {
+		t.Errorf("%v, %v", done, err)
+	}
+}
+
+// A month that fails keeps no other in events_default.
+func TestSettleGoesOn(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.missed()
+	r.tamper(`CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+			IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'public.events_2020_01') THEN RAISE 'not this one'; END IF;
+		END $$`,
+		`CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION refuse()`)
+	done, err := sequence.Settle(t.Context(), r.owner())
+	if err == nil || !strings.HasPrefix(err.Error(), "2020-01 stays in events_default: ") || fmt.Sprint(done) != "[{2020-02 150}]" {
+		t.Errorf("%v, %v", done, err)
+	}
+}
+
 // Who writes meanwhile waits a moment, and what is written then is in its place too.
 func TestSettleBesideWriters(t *testing.T) {
 	t.Parallel()

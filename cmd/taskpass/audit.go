@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -162,9 +163,9 @@ func (c *auditExportCmd) Run(e *env) error {
 type auditArchiveCmd struct {
 	database
 	trusted
-	Before     string   `required:"" placeholder:"YYYY-MM" help:"Every month before this one is moved."`
-	Out        string   `required:"" type:"existingdir" help:"A directory for the files."`
-	Checkpoint []string `type:"existingfile" help:"Published checkpoints: the files are held against them too."`
+	Before     time.Time `required:"" format:"2006-01" placeholder:"YYYY-MM" help:"Every month before this one is moved. This month at the latest."`
+	Out        string    `required:"" type:"existingdir" help:"A directory for the files."`
+	Checkpoint []string  `type:"existingfile" help:"Published checkpoints: the files are held against them too."`
 }
 
 func (c *auditArchiveCmd) Run(e *env) error {
@@ -181,12 +182,12 @@ func (c *auditArchiveCmd) Run(e *env) error {
 		return err
 	}
 	defer pool.Close()
-	settled, err := sequence.Settle(e.ctx, pool)
+	if err := pool.Ping(e.ctx); err != nil {
+		return err
+	}
+	settled, unsettled := sequence.Settle(e.ctx, pool)
 	for _, m := range settled {
 		_, _ = fmt.Fprintf(e.stdout, "%s: %d events moved into a partition of their own, which was not made in time\n", m.Month, m.Events)
-	}
-	if err != nil {
-		return err
 	}
 	done, err := sequence.Archive(e.ctx, pool, keys, c.Before, c.Out, brought)
 	for _, a := range done {
@@ -196,5 +197,5 @@ func (c *auditArchiveCmd) Run(e *env) error {
 		}
 		_, _ = fmt.Fprintf(e.stdout, "%s: %d events in %s, verified against %d checkpoints; detached\n", a.Month, a.Events, a.File, len(a.Report.Signed))
 	}
-	return err
+	return errors.Join(unsettled, err)
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -274,7 +275,6 @@ func TestAuditorLogin(t *testing.T) {
 	mustFail(t, 1, []string{"may not be the service's"}, "migrate", "--database-url-file", i.admin, "--auditor-login", "x", "--service-login", "x")
 }
 
-// The owner moves what is old out of the database; only this month is here, so nothing is.
 // The service sees to it that searches by time stay quick.
 func TestServeNotesTimes(t *testing.T) {
 	t.Parallel()
@@ -288,6 +288,29 @@ func TestServeNotesTimes(t *testing.T) {
 	c.stop()
 }
 
+// What is no month was once compared as a word: 2020-1 came after 2020-02, and zzz after all, without an error.
+func TestAuditArchiveRefusesWhatIsNoMonth(t *testing.T) {
+	t.Parallel()
+	_, admin, _ := migrated(t)
+	public := strings.TrimSpace(must(t, "audit", "key", "taskpass.example/log", filepath.Join(t.TempDir(), "key")).stdout)
+	for before, c := range map[string]struct {
+		code int
+		says string
+	}{
+		"2020-1": {2, "--before"}, "zzz": {2, "--before"}, "2020-13": {2, "--before"}, "2020-01-01": {2, "--before"}, "": {2, "--before"},
+		"2999-01":                          {1, "what is before 2999-01 is not over"},
+		time.Now().UTC().Format("2006-01"): {0, ""},
+	} {
+		args := []string{"audit", "archive", "--before=" + before, "--out", t.TempDir(), "--key", public, "--database-url-file", admin}
+		if c.code == 0 {
+			must(t, args...)
+		} else {
+			mustFail(t, c.code, []string{c.says}, args...)
+		}
+	}
+}
+
+// The owner moves what is old out of the database.
 func TestAuditArchive(t *testing.T) {
 	t.Parallel()
 	i := install(t)
@@ -334,8 +357,22 @@ func TestAuditArchive(t *testing.T) {
 	verify = append(verify, "--archive", filepath.Join(out, "audit-2020-02.ndjson"))
 	must(t, append(verify, "--archive", file)...)
 
+	// A wrong clock brings an event of a month that left: it follows into another file, and verify takes both.
+	i.sql(`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body) VALUES
+			('evt_late', '2020-01-15T00:00:00Z', 'x', 'c', '', '', '', '', '', '{}', '{"id":"evt_late","at":"2020-01-15T00:00:00.000000Z","type":"x","caller":{"name":"c"}}')`)
+	c, _ = i.serve()
+	await(t, "the late event is signed", func() bool {
+		return i.count("SELECT count(*) FROM tree_checkpoints WHERE size > (SELECT idx FROM tree_leaves WHERE event_id = 'evt_late')") > 0
+	})
+	c.stop()
+	must(t, archive...)
+	verify = append(verify, "--archive", file)
+	mustFail(t, 1, []string{"are said to be archived"}, verify...)
+	verify = append(verify, "--archive", filepath.Join(out, "audit-2020-01-2.ndjson"))
+	must(t, verify...)
+
 	// An owner who removes an event, and says that its month was archived.
 	i.sql(`INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM'), 1, 2, 1, 2, sha256('')`,
 		`DELETE FROM events WHERE (xid, seq) = (SELECT xid, seq FROM tree_leaves WHERE idx = 1)`)
-	mustFail(t, 1, []string{"NOT VERIFIED: events 1 to 1 are said to be archived"}, append(verify, "--archive", file)...)
+	mustFail(t, 1, []string{"NOT VERIFIED: events 1 to 1 are said to be archived"}, verify...)
 }
