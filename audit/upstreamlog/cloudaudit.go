@@ -30,18 +30,20 @@ type auditEntry struct {
 	} `json:"protoPayload"`
 }
 
-// CloudAudit reads Google's Cloud Audit Logs: entries one a line, as a sink writes them, or in a list, as `gcloud logging
-// read --format json` prints them. A call that the broker made for a version bears that one's id as its reason; it is
-// what the line is about. An account's email is no one's alone: whose it was depends on the time.
+// CloudAudit reads Google's Cloud Audit Logs: entries one a line, as a sink writes them, in a list, as `gcloud logging read
+// --format json` prints them, or as entries.list answers them. A call that the broker made for a version bears that one's id
+// as its reason. Whoever calls may give any reason: it comes last. An account's email is no one's alone: whose it was
+// depends on the time.
 func CloudAudit(r io.Reader) iter.Seq2[Line, error] {
-	return decode(r, func(e auditEntry) Line {
+	return decode(r, `Google's LogEntries: {"entries":[…]}, a list, or one a line`, func(e auditEntry) Line {
 		p := e.Payload
 		l := Line{At: e.Timestamp, What: strings.TrimSpace(p.ServiceName + " " + p.MethodName)}
 		if p.Status.Code != 0 {
 			l.What += " (refused)"
 		}
 		a := p.Authentication
-		l.Names = present(p.Metadata.Attributes.Reason, a.KeyName, a.PrincipalEmail, a.PrincipalSubject)
+		l.Names = present(Name{"key", a.KeyName}, Name{"account", a.PrincipalEmail}, Name{"subject", a.PrincipalSubject},
+			Name{"reason", p.Metadata.Attributes.Reason})
 		return l
 	})
 }

@@ -1,16 +1,18 @@
 package upstreamlog
 
 import (
+	"encoding/json"
 	"io"
 	"iter"
-	"time"
+	"strings"
 )
 
 type trailRecord struct {
-	EventTime    string `json:"eventTime"`
-	EventSource  string `json:"eventSource"`
-	EventName    string `json:"eventName"`
-	ErrorCode    string `json:"errorCode"`
+	Whole        string          `json:"CloudTrailEvent"` // the record itself, in what lookup-events prints
+	EventTime    json.RawMessage `json:"eventTime"`
+	EventSource  string          `json:"eventSource"`
+	EventName    string          `json:"eventName"`
+	ErrorCode    string          `json:"errorCode"`
 	UserIdentity struct {
 		Type           string `json:"type"`
 		PrincipalID    string `json:"principalId"`
@@ -27,20 +29,26 @@ type trailRecord struct {
 	} `json:"responseElements"`
 }
 
-// CloudTrail reads CloudTrail's records: {"Records":[…]} as it delivers them, or one a line. Where the call made
-// credentials (AssumeRole), it is those that the line is about.
+// CloudTrail reads CloudTrail's records: {"Records":[…]} as it delivers them, what `aws cloudtrail lookup-events` prints, or
+// one a line. Where the call made credentials (AssumeRole), it is those that the line is about. A session's source identity
+// stays through role chaining, and anybody may choose the same one in an account of their own: it comes last.
 func CloudTrail(r io.Reader) iter.Seq2[Line, error] {
-	return decode(r, func(t trailRecord) Line {
+	return decode(r, `CloudTrail's: {"Records":[…]}, what lookup-events prints, a list, or one record a line`, func(t trailRecord) Line {
+		if t.Whole != "" {
+			var whole trailRecord
+			_ = json.Unmarshal([]byte(t.Whole), &whole) // else nothing is understood
+			t = whole
+		}
 		u := t.UserIdentity
-		at, _ := time.Parse(time.RFC3339, t.EventTime)
-		l := Line{At: at, What: t.EventSource + " " + t.EventName}
+		l := Line{At: moment(t.EventTime), What: strings.TrimSpace(t.EventSource + " " + t.EventName)}
 		if t.ErrorCode != "" {
 			l.What += " (" + t.ErrorCode + ")"
 		}
-		l.Names = present(t.ResponseElements.Credentials.AccessKeyID, u.AccessKeyID)
+		names := []Name{{"new key", t.ResponseElements.Credentials.AccessKeyID}, {"key", u.AccessKeyID}}
 		if u.Type == "AssumedRole" {
-			l.Names = present(append(l.Names, u.PrincipalID, u.ARN, u.SessionContext.SourceIdentity)...)
+			names = append(names, Name{"principal", u.PrincipalID}, Name{"ARN", u.ARN}, Name{"source identity", u.SessionContext.SourceIdentity})
 		}
+		l.Names = present(names...)
 		return l
 	})
 }

@@ -1,7 +1,9 @@
 // Package upstreamlog reads what upstreams write of the calls that they got: CloudTrail's records, Google's Cloud Audit
 // Logs and Stripe's request log. It decides which names in a line may be a credential's, and refuses to know whose they are: package audit does.
 //
-// A file is read one line or record at a time, however long it is; a record of more than MaxRecord bytes is an error.
+// A file is one or more JSON documents, one after the other: a list of records, an object that has them in Records, entries
+// or Events, or a record. It is read one record at a time, however long it is; a record of more than MaxRecord bytes is an
+// error.
 package upstreamlog
 
 import (
@@ -13,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"regexp"
 	"time"
 )
 
@@ -26,56 +27,39 @@ type Line struct {
 	What string    // which call
 	// Names are those by which the caller's credential may be known, the surest first. None: somebody without a
 	// credential, or the upstream itself.
-	Names       []string
-	Fingerprint []byte // SHA-256, where the line bears a whole secret: it is looked for by this, and goes nowhere
+	Names       []Name
+	Fingerprint []byte // SHA-256, where the line bears a whole secret: surer than any name, and the secret goes nowhere
 }
 
-// decode reads JSON values one after another, or the elements of a list or of {"Records":[…]}, gzipped or not.
-func decode[T any](r io.Reader, line func(T) Line) iter.Seq2[Line, error] {
+// Name is one name in a line. A later one than the first may be the caller's own choice: that it is somebody's shows whose
+// it was only together with the ones before.
+type Name struct {
+	Is   string // what it is: "key", "source identity"
+	Text string
+}
+
+// decode reads the records of a file, gzipped or not. A record of which nothing is understood is an error that says what
+// form is expected: it is in another log's form, and to call it somebody else's would hide whose it is.
+func decode[T any](r io.Reader, form string, line func(T) Line) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
-		fail := func(n int, err error) { yield(Line{}, fmt.Errorf("record %d: %w", n, err)) }
-		plain, err := unzipped(r)
-		if err != nil {
-			fail(1, err)
-			return
-		}
-		bound := &bounded{r: plain}
-		source := bufio.NewReaderSize(bound, 64<<10)
-		before, err := opened(source)
-		if err != nil {
-			fail(1, err)
-			return
-		}
-		d := json.NewDecoder(source)
-		inside := before > 0
-		for range before {
-			if _, err := d.Token(); err != nil {
-				fail(1, errNotJSON)
-				return
-			}
-		}
-		for n := 1; ; n++ {
-			if inside && !d.More() {
-				if _, err := d.Token(); err != nil { // a file that was cut off has no end
-					fail(n, errNotJSON)
-				}
-				return
-			}
+		n, stopped := 1, false
+		err := documents(r, func(raw json.RawMessage) error {
 			var v T
-			switch err := d.Decode(&v); {
-			case errors.Is(err, io.EOF) && !inside:
-				return
-			case errors.Is(err, errTooLong):
-				fail(n, errTooLong)
-				return
-			case err != nil:
-				fail(n, errNotJSON) // err may quote the record
-				return
+			if json.Unmarshal(raw, &v) != nil {
+				return errNotJSON // its error may quote the record
 			}
-			bound.n = 0
-			if !yield(line(v), nil) {
-				return
+			l := line(v)
+			if l.At.IsZero() && l.What == "" && len(l.Names) == 0 && l.Fingerprint == nil {
+				return fmt.Errorf("nothing of it was understood; expected is %s", form)
 			}
+			n++
+			if stopped = !yield(l, nil); stopped {
+				return errStopped
+			}
+			return nil
+		})
+		if err != nil && !stopped {
+			yield(Line{}, fmt.Errorf("record %d: %w", n, err))
 		}
 	}
 }
@@ -83,22 +67,8 @@ func decode[T any](r io.Reader, line func(T) Line) iter.Seq2[Line, error] {
 var (
 	errNotJSON = errors.New("it is not the JSON that was expected")
 	errTooLong = fmt.Errorf("it has more than %d bytes", MaxRecord)
-	records    = regexp.MustCompile(`^\s*\{\s*"Records"\s*:\s*\[`)
+	errStopped = errors.New("nobody reads on")
 )
-
-// opened counts the tokens before the first of several records in one value; 0: each record is a value by itself.
-func opened(r *bufio.Reader) (tokens int, err error) {
-	head, err := r.Peek(512)
-	switch {
-	case err != nil && !errors.Is(err, io.EOF):
-		return 0, err
-	case records.Match(head):
-		return len([]string{"{", "Records", "["}), nil
-	case bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("[")):
-		return 1, nil
-	}
-	return 0, nil
-}
 
 func unzipped(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReader(r)
@@ -124,14 +94,14 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 // present drops the empty names, and those that came before.
-func present(names ...string) []string {
-	var list []string
+func present(names ...Name) []Name {
+	var list []Name
 	seen := map[string]bool{"": true}
 	for _, n := range names {
-		if !seen[n] {
+		if !seen[n.Text] {
 			list = append(list, n)
 		}
-		seen[n] = true
+		seen[n.Text] = true
 	}
 	return list
 }

@@ -1,11 +1,9 @@
 package upstreamlog
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"io"
 	"iter"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -24,33 +22,30 @@ type stripeLine struct {
 	Key       json.RawMessage `json:"key"`
 }
 
-// whole is a Stripe key in full; the log shows only the ends of one.
-var whole = regexp.MustCompile(`^[a-z]{2,3}_(live|test)_[A-Za-z0-9]{16,}$`)
-
 // Stripe reads lines of Stripe's request log, one JSON object each. Stripe documents no form of an export: the key is
 // looked for in key_id, api_key_id, key_name, and in api_key and key, which may be a text or an object with id and name.
+// Names come last: keys of an account may share one.
 func Stripe(r io.Reader) iter.Seq2[Line, error] {
-	return decode(r, func(s stripeLine) Line {
+	return decode(r, "Stripe's: one JSON object a line, with created, method, path and the key", func(s stripeLine) Line {
 		path := s.Path
 		if path == "" {
 			path = s.URL
 		}
 		path, _, _ = strings.Cut(path, "?") // a query may hold anything
 		l := Line{At: moment(s.Created, s.CreatedAt), What: strings.TrimSpace(s.Method + " " + path)}
-		names := []string{s.KeyID, s.APIKeyID, s.KeyName}
+		ids, called := []Name{{"key", s.KeyID}, {"key", s.APIKeyID}}, []Name{{"key's name", s.KeyName}}
 		for _, raw := range []json.RawMessage{s.APIKey, s.Key} {
 			var text string
 			var object struct{ ID, Name string }
 			if json.Unmarshal(raw, &text) == nil {
-				names = append(names, text)
+				ids = append(ids, Name{"key", text})
 			} else if json.Unmarshal(raw, &object) == nil {
-				names = append(names, object.ID, object.Name)
+				ids, called = append(ids, Name{"key", object.ID}), append(called, Name{"key's name", object.Name})
 			}
 		}
-		for _, n := range present(names...) {
-			if whole.MatchString(n) {
-				sum := sha256.Sum256([]byte(n))
-				l.Fingerprint = sum[:]
+		for _, n := range present(append(ids, called...)...) {
+			if sum := Secret(n.Text); sum != nil {
+				l.Fingerprint = sum
 				continue
 			}
 			l.Names = append(l.Names, n)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"iter"
@@ -52,13 +53,16 @@ func TestCloudTrail(t *testing.T) {
 		if err != nil || len(list) != 2 {
 			t.Fatalf("%s: %d, %v", name, len(list), err)
 		}
-		if diff := cmp.Diff([]string{"ASIA1", "AROA1:abcdefghijklmnop", "arn:aws:sts::123456789012:assumed-role/r/abcdefghijklmnop", "abcdefghijklmnop"}, list[0].Names); diff != "" {
+		if diff := cmp.Diff([]upstreamlog.Name{
+			{"key", "ASIA1"}, {"principal", "AROA1:abcdefghijklmnop"},
+			{"ARN", "arn:aws:sts::123456789012:assumed-role/r/abcdefghijklmnop"}, {"source identity", "abcdefghijklmnop"},
+		}, list[0].Names); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		if l := list[0]; l.What != "s3.amazonaws.com GetObject" || l.At.Format("15:04") != "12:00" {
 			t.Errorf("%s: %+v", name, l)
 		}
-		if l := list[1]; l.What != "sts.amazonaws.com AssumeRole (AccessDenied)" || l.Names[0] != "ASIA2" {
+		if l := list[1]; l.What != "sts.amazonaws.com AssumeRole (AccessDenied)" || l.Names[0] != (upstreamlog.Name{"new key", "ASIA2"}) {
 			t.Errorf("%s: %+v", name, l)
 		}
 	}
@@ -72,6 +76,77 @@ func TestCloudTrail(t *testing.T) {
 	for _, empty := range []string{"", `{"Records":[]}`} {
 		if list, err := read(t, upstreamlog.CloudTrail(strings.NewReader(empty))); len(list) != 0 || err != nil {
 			t.Errorf("%q: %v, %v", empty, list, err)
+		}
+	}
+}
+
+// Whole files were once skipped in silence: of two documents one after the other the second, and what was in another form
+// than the one known counted as one call of a stranger.
+func TestEveryDocumentIsRead(t *testing.T) {
+	t.Parallel()
+	quoted, _ := json.Marshal(call)
+	looked := `{"EventId":"1","EventName":"GetObject","EventTime":1772366400.5,"EventSource":"s3.amazonaws.com","CloudTrailEvent":` + string(quoted) + `}`
+	for name, c := range map[string]struct {
+		text string
+		want int
+	}{
+		"two files":            {`{"Records":[` + call + "," + mint + `]}` + "\n" + `{"Records":[` + call + `]}`, 3},
+		"an empty one between": {`{"Records":[` + call + `]}{"Records":[]}{"Records":[` + call + `]}`, 2},
+		"two lists":            {"[" + call + "]\n[" + call + "," + call + "]", 3},
+		"of each form":         {call + "[" + call + `]{"Records":[` + call + "]}" + call, 4},
+		"not the first field":  {`{"foo":1,"bar":{"Records":[]},"Records":[` + call + "," + call + `],"next":"x"}`, 2},
+		"lookup-events":        {`{"Events":[` + looked + "," + looked + `],"NextToken":"x"}`, 2},
+		"its lines":            {looked + "\n" + looked, 2},
+	} {
+		for _, r := range []io.Reader{strings.NewReader(c.text), gzipped(c.text), io.MultiReader(gzipped(c.text[:40]), gzipped(c.text[40:]))} {
+			list, err := read(t, upstreamlog.CloudTrail(r))
+			if err != nil || len(list) != c.want {
+				t.Errorf("%s: %d records, %v; want %d", name, len(list), err, c.want)
+			}
+			for _, l := range list {
+				if len(l.Names) == 0 || l.At.IsZero() || !strings.Contains(l.What, ".amazonaws.com ") {
+					t.Errorf("%s: %+v", name, l)
+				}
+			}
+		}
+	}
+	if list, err := read(t, upstreamlog.CloudAudit(strings.NewReader(`{"entries":[`+googleCall+","+googleMint+`],"nextPageToken":""}`))); err != nil || len(list) != 2 || len(list[0].Names) == 0 {
+		t.Errorf("%d, %v", len(list), err)
+	}
+	for name, text := range map[string]string{
+		"cut after the list": `{"Records":[` + call + "]", "more behind it": `{"Records":[` + call + "]} x", "the list closed twice": `{"Records":[` + call + "]]}",
+		"closed with another": `{"Records":[` + call + "}", "no list": `{"Records":` + call + "}", "the second cut off": `{"Records":[` + call + `]}{"Records":[`,
+	} {
+		if _, err := read(t, upstreamlog.CloudTrail(strings.NewReader(text))); err == nil || !strings.Contains(err.Error(), "it is not the JSON") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	zipped, _ := io.ReadAll(gzipped(`{"Records":[` + call + `]}`))
+	if _, err := read(t, upstreamlog.CloudTrail(bytes.NewReader(zipped[:len(zipped)-4]))); err == nil {
+		t.Error("a zipped file without its end passed for whole")
+	}
+}
+
+// A record of which nothing is understood is no stranger's call: it is in another log's form.
+func TestAnotherForm(t *testing.T) {
+	t.Parallel()
+	trail, google, stripe := `{"Records":[`+call+`]}`, `{"entries":[`+googleCall+`]}`, `{"created":1767225600,"method":"GET","path":"/v1/x","key_id":"mk_1"}`
+	for name, c := range map[string]struct {
+		read func(io.Reader) iter.Seq2[upstreamlog.Line, error]
+		own  string
+		want string
+		text []string
+	}{
+		"CloudTrail": {upstreamlog.CloudTrail, call, `CloudTrail's: {"Records":[…]}`, []string{google, stripe, googleCall, `{"Event":[` + call + "]}", `{"CloudTrailEvent":"C4n4ry"}`, "{}"}},
+		"Google":     {upstreamlog.CloudAudit, googleCall, `Google's LogEntries: {"entries":[…]}`, []string{trail, stripe, call, "{}"}},
+		"Stripe":     {upstreamlog.Stripe, stripe, "Stripe's: one JSON object a line", []string{trail, google, "{}"}},
+	} {
+		for _, text := range c.text {
+			list, err := read(t, c.read(strings.NewReader(c.own+text)))
+			if len(list) != 1 || err == nil || strings.Contains(err.Error(), "C4n4ry") ||
+				!strings.HasPrefix(err.Error(), "record 2: nothing of it was understood; expected is "+c.want) {
+				t.Errorf("%s, given %.40s: %d, %v", name, text, len(list), err)
+			}
 		}
 	}
 }
@@ -93,15 +168,16 @@ func TestCloudAudit(t *testing.T) {
 		if err != nil || len(list) != 2 {
 			t.Fatalf("%s: %d, %v", name, len(list), err)
 		}
-		want := upstreamlog.Line{At: list[0].At, What: "storage.googleapis.com storage.objects.get (refused)", Names: []string{
-			"//iam.googleapis.com/projects/p/serviceAccounts/agent-1@p.iam.gserviceaccount.com/keys/abc123",
-			"agent-1@p.iam.gserviceaccount.com", "serviceAccount:agent-1@p.iam.gserviceaccount.com",
+		want := upstreamlog.Line{At: list[0].At, What: "storage.googleapis.com storage.objects.get (refused)", Names: []upstreamlog.Name{
+			{"key", "//iam.googleapis.com/projects/p/serviceAccounts/agent-1@p.iam.gserviceaccount.com/keys/abc123"},
+			{"account", "agent-1@p.iam.gserviceaccount.com"}, {"subject", "serviceAccount:agent-1@p.iam.gserviceaccount.com"},
 		}}
 		if diff := cmp.Diff(want, list[0]); diff != "" || list[0].At.Format("15:04:05.000000") != "12:00:00.123456" {
 			t.Errorf("%s: %s %s", name, diff, list[0].At)
 		}
-		if l := list[1]; l.Names[0] != "abcdefghijklmnop" {
-			t.Errorf("%s: a call of the broker's own is about the version: %+v", name, l)
+		// Whoever calls may give any reason: it comes after who called.
+		if diff := cmp.Diff([]upstreamlog.Name{{"account", "broker@p.iam.gserviceaccount.com"}, {"reason", "abcdefghijklmnop"}}, list[1].Names); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 	for name, text := range map[string]string{"a list cut off": "[" + googleCall, "no time": `{"timestamp":"C4n4ry"}`} {
@@ -121,24 +197,46 @@ func TestStripe(t *testing.T) {
 	if err != nil || len(list) != 4 {
 		t.Fatalf("%d, %v", len(list), err)
 	}
-	if l := list[0]; l.What != "GET /v1/customers" || l.Names[0] != "mk_1" || l.At.Year() != 2026 {
+	if l := list[0]; l.What != "GET /v1/customers" || l.Names[0].Text != "mk_1" || l.At.Year() != 2026 {
 		t.Errorf("%+v", l)
 	}
-	if l := list[1]; cmp.Diff([]string{"mk_2", "taskpass-x"}, l.Names) != "" || !l.At.Equal(list[0].At) {
+	if l := list[1]; cmp.Diff([]upstreamlog.Name{{"key", "mk_2"}, {"key's name", "taskpass-x"}}, l.Names) != "" || !l.At.Equal(list[0].At) {
 		t.Errorf("%+v", l)
 	}
 	sum := sha256.Sum256([]byte(secret))
 	if l := list[2]; len(l.Names) != 0 || !bytes.Equal(l.Fingerprint, sum[:]) {
 		t.Errorf("a whole secret is looked for by its hash alone: %+v", l)
 	}
-	if l := list[3]; l.Names[0] != "rk_live_...HIJ" || l.Fingerprint != nil {
+	if l := list[3]; l.Names[0].Text != "rk_live_...HIJ" || l.Fingerprint != nil {
 		t.Errorf("%+v", l)
 	}
 }
 
-// endless is a log of n records, made as it is read.
+// Nobody is named by a whole secret, and no name is taken for one.
+func TestSecret(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"rk_live_0123456789abcdef", "sk_test_0123456789abcdef", "sk-ant-api03-0123456789_-abcdef", "sk-proj-0123456789abcdef",
+		"ya29.c.0123456789abcdef", "tpc_0123456789abcdef0123456789",
+	} {
+		if sum := sha256.Sum256([]byte(text)); !bytes.Equal(upstreamlog.Secret(text), sum[:]) {
+			t.Errorf("%s is taken for a name", text)
+		}
+	}
+	for _, text := range []string{
+		"", "ASIAIOSFODNN7EXAMPLE", "rk_live_...HIJ", "mk_1", "demo/sk-ant-api03-0123456789abcdef", "crd_0123456789abcdef0123",
+		"abcdefghijklmnop", "sk-ant-api03-...AAAA", "apikey_0123456789abcdef", "a@p.iam.gserviceaccount.com", "AROA1:rk_live_0123456789abcdef",
+	} {
+		if upstreamlog.Secret(text) != nil {
+			t.Errorf("%s is taken for a secret", text)
+		}
+	}
+}
+
+// endless is a log of n records in a form, made as it is read.
 type endless struct {
 	n    int
+	form string
 	rest []byte
 }
 
@@ -147,7 +245,7 @@ func (e *endless) Read(p []byte) (int, error) {
 		if e.n--; e.n < 0 {
 			return 0, io.EOF
 		}
-		e.rest = fmt.Appendf(nil, "%s\n", call)
+		e.rest = fmt.Appendf(nil, e.form, call)
 	}
 	n := copy(p, e.rest)
 	e.rest = e.rest[n:]
@@ -157,21 +255,26 @@ func (e *endless) Read(p []byte) (int, error) {
 // However long a file is, it takes the memory of one record; and a record has an end.
 func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
-	var before, after runtime.MemStats
-	n := 0
-	for _, err := range upstreamlog.CloudTrail(&endless{n: 50_000}) { // 30 MB
-		if err != nil {
-			t.Fatal(err)
+	for _, form := range []string{"%s\n", `{"more":[1],"Records":[%s]}`} {
+		var before, after runtime.MemStats
+		n := 0
+		for _, err := range upstreamlog.CloudTrail(&endless{n: 25_000, form: form}) { // 15 MB
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n++; n == 100 {
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+			}
 		}
-		if n++; n == 100 {
-			runtime.GC()
-			runtime.ReadMemStats(&before)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); n != 25_000 || grown > 8<<20 {
+			t.Errorf("%s: %d records, %d bytes more", form, n, grown)
 		}
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); n != 50_000 || grown > 8<<20 {
-		t.Errorf("%d records, %d bytes more", n, grown)
+	if list, err := read(t, upstreamlog.CloudTrail(strings.NewReader(strings.Repeat(`{"Records":[]}`, upstreamlog.MaxRecord/10)))); len(list) != 0 || err != nil {
+		t.Errorf("of empty documents: %d, %v", len(list), err)
 	}
 	huge := io.MultiReader(strings.NewReader(`{"eventName":"`), io.LimitReader(zeros{}, 64<<20))
 	if _, err := read(t, upstreamlog.CloudTrail(huge)); err == nil || !strings.Contains(err.Error(), "bytes") {

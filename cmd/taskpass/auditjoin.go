@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"regexp"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -20,7 +21,7 @@ const remembered = 4096
 func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error {
 	out := bufio.NewWriter(e.stdout)
 	asked := &answers{trace: trace, known: map[string]audit.Traced{}}
-	ours, all := 0, 0
+	ours, weaker, all := 0, 0, 0
 	for line, err := range lines {
 		if err != nil {
 			return errors.Join(err, out.Flush()) // what was read before stands
@@ -36,12 +37,19 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 		}
 		if len(w.held) > 0 {
 			ours++
+			if w.by != "" {
+				weaker++
+			}
 		}
 		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), w.words(line.At)); err != nil {
 			return err
 		}
 	}
-	_, _ = fmt.Fprintf(out, "%d of %d are of tasks here\n", ours, all)
+	_, _ = fmt.Fprintf(out, "%d of %d are of tasks here", ours, all)
+	if weaker > 0 {
+		_, _ = fmt.Fprintf(out, ", %d of them by a weaker name only", weaker)
+	}
+	_, _ = fmt.Fprintln(out)
 	return out.Flush()
 }
 
@@ -49,6 +57,7 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 type whose struct {
 	held []audit.Held // who may have made the call
 	ever bool         // somebody had the name, then or at another time
+	by   string       // which name led there, and which surer one of the line did not; "": the surest did
 }
 
 func (w whose) words(at time.Time) string {
@@ -66,7 +75,7 @@ func (w whose) words(at time.Time) string {
 	case !at.IsZero() && !h.Usable(at):
 		text += ", outside its time" // a dead session that is tried again is still the task's
 	}
-	return text
+	return text + w.by
 }
 
 // answers remembers what was found for a name.
@@ -75,25 +84,55 @@ type answers struct {
 	known map[string]audit.Traced
 }
 
-// whose goes by the surest name that leads to somebody.
+// whose goes by the surest name that leads to somebody. Where that is not the surest of the line, it says so: strangers may
+// call a session of their own as they like, and our source identity stays on a session that another role made of ours.
 func (a *answers) whose(ctx context.Context, line upstreamlog.Line) (w whose, err error) {
-	queries := make([]audit.TraceQuery, 0, len(line.Names)+1)
-	for _, name := range line.Names {
-		queries = append(queries, audit.TraceQuery{Name: name})
-	}
-	if line.Fingerprint != nil {
-		queries = append(queries, audit.TraceQuery{Fingerprint: line.Fingerprint})
-	}
-	for _, q := range queries {
-		if err := a.ask(ctx, q, line.At, &w); err != nil || len(w.held) > 0 {
+	asked := questions(line)
+	missed := "is unknown here"
+	for _, q := range asked {
+		if err := a.ask(ctx, q.TraceQuery, line.At, &w); err != nil {
 			return w, err
+		}
+		surest := asked[0].is
+		switch {
+		case len(w.held) > 0 && q.is != surest:
+			w.by = fmt.Sprintf(", by its %s only: its %s %s", q.is, surest, missed)
+			return w, nil
+		case len(w.held) > 0:
+			return w, nil
+		case w.ever && q.is == surest:
+			missed = "was nobody's here then"
 		}
 	}
 	return w, nil
 }
 
+// question is what is asked of a name.
+type question struct {
+	is string
+	audit.TraceQuery
+}
+
+// questions are the line's, the surest first.
+func questions(line upstreamlog.Line) (list []question) {
+	if line.Fingerprint != nil {
+		list = append(list, question{"secret", audit.TraceQuery{Fingerprint: line.Fingerprint}})
+	}
+	for _, n := range line.Names {
+		list = append(list, question{n.Is, audit.TraceQuery{Name: n.Text}})
+	}
+	return list
+}
+
+// nameable is what may be a name here: the API's bounds. A line may bear anything its caller chose, such as a reason in
+// any script, and none of that keeps the rest of the file from being read.
+var nameable = regexp.MustCompile("^[ -~]{1,512}$")
+
 // ask keeps names that one version bore; of one that many had, it matters when.
 func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time, w *whose) error {
+	if q.Fingerprint == nil && !nameable.MatchString(q.Name) {
+		return nil
+	}
 	key := q.Name + "\x00" + hex.EncodeToString(q.Fingerprint)
 	q.Limit = 2
 	t, ok := a.known[key]

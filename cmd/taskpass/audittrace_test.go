@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A CloudTrail file and a name lead to the task, asked of a broker and of the database alike.
@@ -65,4 +66,58 @@ func TestAuditTraceFromTheCommandLine(t *testing.T) {
 	mustFail(t, 1, []string{"give one of"}, "audit", "trace")
 	mustFail(t, 1, []string{"a fingerprint is"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
 	mustFail(t, 1, []string{"say who asks"}, "audit", "trace", "x", "--url", url)
+}
+
+// A record with a stranger's role, key and principal and our source identity was once told as our task's own call.
+func TestAWeakerNameIsSaidToBeOne(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	c, url := i.serve()
+	defer c.stop()
+	var issued struct{ Trace map[string]string }
+	if err := json.Unmarshal([]byte(mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))), &issued); err != nil {
+		t.Fatal(err)
+	}
+	ours := func(what string) string {
+		if issued.Trace[what] == "" {
+			t.Fatalf("no %s in %v", what, issued.Trace)
+		}
+		return issued.Trace[what]
+	}
+	key, principal, arn, source := ours("access_key_id"), ours("assumed_role_id"), ours("assumed_role_arn"), ours("role_session_name") // the version's id
+	const theirKey, theirPrincipal, theirARN = "ASIAEVIL", "AROAEVIL:other", "arn:aws:sts::999999999999:assumed-role/evil/other"
+	calls := []struct{ made, key, principal, arn, source, want string }{
+		{"", key, principal, arn, source, "(active)"},
+		{"", theirKey, theirPrincipal, theirARN, source, "(active), by its source identity only: its key is unknown here"},
+		{"", theirKey, theirPrincipal, arn, source, "(active), by its ARN only: its key is unknown here"},
+		{"", theirKey, principal, arn, source, "(active), by its principal only: its key is unknown here"},
+		{"", "", theirPrincipal, theirARN, source, "(active), by its source identity only: its principal is unknown here"},
+		{"ASIACHAIN", key, principal, arn, source, "(active), by its key only: its new key is unknown here"},
+		{key, "AKIABROKER", "", "", "", "(active)"},
+		{"", theirKey, theirPrincipal, theirARN, `\u00ff\u0000`, "unknown here"}, // which the API would refuse: the file is read on
+		{"", theirKey, theirPrincipal, theirARN, "other", "unknown here"},
+	}
+	var file strings.Builder
+	at := time.Now().UTC().Format(time.RFC3339)
+	for _, c := range calls {
+		_, _ = fmt.Fprintf(&file, `{"eventTime":%q,"eventSource":"s3.amazonaws.com","eventName":"GetObject","userIdentity":{"type":"AssumedRole",
+			"accessKeyId":%q,"principalId":%q,"arn":%q,"sessionContext":{"sourceIdentity":"%s"}},"responseElements":{"credentials":{"accessKeyId":%q}}}`,
+			at, c.key, c.principal, c.arn, c.source, c.made)
+	}
+	trail := writeFile(t, t.TempDir(), "trail.json", file.String())
+	for _, how := range [][]string{
+		{"--url", url, "--token-file", writeFile(t, t.TempDir(), "token", i.tokens["aud"])},
+		{"--database-url-file", filepath.Join(i.dir, "service_url")},
+	} {
+		r := must(t, append([]string{"audit", "trace", "--cloudtrail", trail}, how...)...)
+		lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
+		if len(lines) != len(calls)+1 || lines[len(calls)] != "7 of 9 are of tasks here, 5 of them by a weaker name only" {
+			t.Fatal(r)
+		}
+		for n, c := range calls {
+			if !strings.HasSuffix(lines[n], c.want) {
+				t.Errorf("line %d is %q, want …%q", n+1, lines[n], c.want)
+			}
+		}
+	}
 }
