@@ -32,6 +32,23 @@ func body(change map[string]string) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
+// A bound without an end was once "not between 1 and 0".
+func TestBoundsAreSaid(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	for path, want := range map[string]string{
+		"/v1/audit/proof/inclusion?index=-1":    `{"pointer":"/query/index","reason":"is below 0"}`,
+		"/v1/audit/proof/consistency?from=0":    `{"pointer":"/query/from","reason":"is below 1"}`,
+		"/v1/audit/events?limit=0":              `{"pointer":"/query/limit","reason":"is not between 1 and 1000"}`,
+		"/v1/audit/tile/8/0":                    `{"pointer":"/path/level","reason":"is not between 0 and 7"}`,
+		"/v1/audit/proof/inclusion?tree_size=0": `{"pointer":"/query/tree_size","reason":"is below 1"}`,
+	} {
+		if got := a.call("aud", "GET", path, ""); got.status != 400 || !strings.Contains(got.body, want) {
+			t.Errorf("%s: %d %s, want %s", path, got.status, got.body, want)
+		}
+	}
+}
+
 func TestBadBodies(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

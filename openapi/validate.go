@@ -125,9 +125,20 @@ func reason(e *openapi3.SchemaError) string {
 	case "maxProperties", "minProperties":
 		return bounds("its number of entries", schema.MinProps, schema.MaxProps)
 	case "minimum", "maximum":
-		return fmt.Sprintf("is not between %g and %g", value(schema.Min), value(schema.Max))
+		return span(schema.Min, schema.Max)
 	}
 	return "does not fit the contract"
+}
+
+// span says what a number is not; either end may be open.
+func span(least, most *float64) string {
+	switch {
+	case most == nil:
+		return fmt.Sprintf("is below %g", value(least))
+	case least == nil:
+		return fmt.Sprintf("is above %g", *most)
+	}
+	return fmt.Sprintf("is not between %g and %g", *least, *most)
 }
 
 func bounds(what string, least uint64, most *uint64) string {
