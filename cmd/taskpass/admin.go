@@ -185,7 +185,11 @@ type checkConfigCmd struct {
 func (c *checkConfigCmd) Run(e *env) error {
 	file, err := config.Load(c.File)
 	if err == nil {
-		_, err = fmt.Fprintf(e.stdout, "%s: good, with %d profiles\n", c.File, len(file.Profiles))
+		profiles := "1 profile"
+		if n := len(file.Profiles); n != 1 {
+			profiles = fmt.Sprintf("%d profiles", n)
+		}
+		_, err = fmt.Fprintf(e.stdout, "%s: good, with %s\n", c.File, profiles)
 	}
 	return err
 }

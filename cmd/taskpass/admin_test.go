@@ -42,6 +42,9 @@ func TestCheckConfig(t *testing.T) {
 	if !strings.HasSuffix(strings.TrimSpace(good.stdout), "taskpass.yaml: good, with 2 profiles") || good.stderr != "" {
 		t.Error(good)
 	}
+	if one := must(t, "check-config", install(t).config); !strings.HasSuffix(one.stdout, ": good, with 1 profile\n") {
+		t.Error(one)
+	}
 	dir := t.TempDir()
 	bad := writeFile(t, dir, "bad.yaml", "listen: nowhere\ndatabase: {url: \"postgres://u:"+cliPassword+"@h/d\"}\nseal: {keyset: \"file:/k\"}\nprofiles: {}\nnonsense: 1\n")
 	r := mustFail(t, 1, []string{"bad.yaml:1: listen: ", "bad.yaml:2: database.url: ", "bad.yaml:4: profiles: ", "bad.yaml:5: "}, "check-config", bad)

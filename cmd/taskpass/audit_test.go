@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/taskpass/taskpass/audit/tree"
 )
 
 // signing adds an audit section to the configuration, and returns the public key and the file that is published to.
@@ -114,6 +116,8 @@ func TestAuditFromTheCommandLine(t *testing.T) {
 	mustFail(t, 1, []string{"NOT VERIFIED: altered: event "}, append(offline, filepath.Join(i.dir, "changed.ndjson"))...)
 	writeFile(t, i.dir, "cut.ndjson", text[:len(text)/2])
 	mustFail(t, 1, []string{"NOT VERIFIED"}, append(offline, filepath.Join(i.dir, "cut.ndjson"))...)
+	writeFile(t, i.dir, "api.ndjson", `{"id":"evt_1","at":"2026-01-01T00:00:00.000000Z","type":"task.ended"}`+"\n"+`{"end":true,"events":1}`+"\n")
+	mustFail(t, 1, []string{"NOT VERIFIED", "what verify reads is made by `taskpass audit export`"}, append(offline, filepath.Join(i.dir, "api.ndjson"))...)
 	stranger := strings.TrimSpace(must(t, "audit", "key", "taskpass.example/log", filepath.Join(i.dir, "other_key")).stdout)
 	mustFail(t, 1, []string{"no checkpoint in it is signed by a key that you gave"}, "audit", "verify", "--key", stranger, "--checkpoint", published, "--events", export)
 	mustFail(t, 1, []string{"that is a private key"}, "audit", "verify", "--key", filepath.Join(i.dir, "audit_key"), "--events", export)
@@ -205,6 +209,20 @@ func TestInterruptedIsNotDone(t *testing.T) {
 	}
 }
 
+// A record in which nothing is yet once had the events 0 to -1.
+func TestVerdictOnNothing(t *testing.T) {
+	t.Parallel()
+	for want, report := range map[string]tree.Report{
+		"x: no events of a tree of 0; 0 read,":     {},
+		"x: events 2 to 2 of a tree of 3; 1 read,": {Header: tree.Header{From: 2, To: 3, Size: 3}, Events: 1, Proven: 3},
+	} {
+		var said bytes.Buffer
+		if err := verdict(&said, "x", report, nil); err != nil || !strings.HasPrefix(said.String(), want) {
+			t.Errorf("%v, %s; want %s", err, &said, want)
+		}
+	}
+}
+
 func TestAuditKey(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "key")
@@ -269,6 +287,7 @@ func TestAuditorLogin(t *testing.T) {
 	c.stop()
 	must(t, "audit", "verify", "--key", public, "--checkpoint", published, "--database-url-file", auditor)
 	must(t, "audit", "export", "--key", public, "--out", filepath.Join(i.dir, "export"), "--database-url-file", auditor)
+	mustFail(t, 1, []string{"trace takes the service's login, or a broker (--url)"}, "audit", "trace", "x", "--database-url-file", auditor)
 	mustFail(t, 1, nil, "token", "list", "--database-url-file", auditor)
 	mustFail(t, 1, nil, "token", "create", "--role", "auditor", "--name", "x", "--database-url-file", auditor)
 	mustFail(t, 1, nil, "audit", "archive", "--before", "2020-02", "--out", i.dir, "--key", public, "--database-url-file", auditor)

@@ -13,11 +13,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/audit/upstreamlog"
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/openapi/client"
 )
+
+const insufficientPrivilege = "42501" // PostgreSQL's SQLSTATE
 
 type auditTraceCmd struct {
 	database
@@ -60,6 +64,9 @@ func (c *auditTraceCmd) Run(e *env) error {
 			return errors.New("a fingerprint is sha256: and 64 hexadecimal digits")
 		}
 		q.Name = ""
+	} else if sum := upstreamlog.Secret(c.Value); sum != nil {
+		_, _ = fmt.Fprintln(e.stderr, "That is a secret by its form: it is looked for by its SHA-256, and is sent nowhere.")
+		q.Name, q.Fingerprint = "", sum
 	}
 	t, err := trace(e.ctx, q)
 	if err != nil {
@@ -101,7 +108,11 @@ func (c *auditTraceCmd) tracer(ctx context.Context) (t tracer, done func(), err 
 		}
 		log := audit.NewLog(pool)
 		return func(ctx context.Context, q audit.TraceQuery) (audit.Traced, error) {
-			return log.Trace(ctx, q, time.Now())
+			t, err := log.Trace(ctx, q, time.Now())
+			if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == insufficientPrivilege {
+				err = errors.New("this login does not read what became of a version: trace takes the service's login, or a broker (--url)")
+			}
+			return t, err
 		}, pool.Close, nil
 	}
 	token := broker.NewSecret(c.Token)
@@ -140,7 +151,7 @@ func askAPI(ctx context.Context, api *client.ClientWithResponses, q audit.TraceQ
 		return t, err
 	}
 	if answer.StatusCode() != http.StatusOK {
-		return t, asProblem(answer.StatusCode(), answer.Body)
+		return t, problem(answer.HTTPResponse, answer.Body)
 	}
 	return t, json.Unmarshal(answer.Body, &t)
 }

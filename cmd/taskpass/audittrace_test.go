@@ -1,13 +1,19 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/taskpass/taskpass/audit"
 )
 
 // A CloudTrail file and a name lead to the task, asked of a broker and of the database alike.
@@ -63,9 +69,38 @@ func TestAuditTraceFromTheCommandLine(t *testing.T) {
 	if i.count("SELECT count(*) FROM events WHERE type = 'audit.read' AND body LIKE '%\"trace\":\"versions\"%'") == 0 {
 		t.Error("the questions to the broker are not on the record")
 	}
+	mustFail(t, 1, []string{"invalid_request: the request is not valid\n", "\n  /query/upstream_id does not match ^[ -~]+$\n"},
+		"audit", "trace", "\xff", "--url", url, "--token-file", writeFile(t, t.TempDir(), "token", i.tokens["aud"]))
 	mustFail(t, 1, []string{"give one of"}, "audit", "trace")
 	mustFail(t, 1, []string{"a fingerprint is"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
 	mustFail(t, 1, []string{"say who asks"}, "audit", "trace", "x", "--url", url)
+}
+
+// Somebody pastes the key that he found: it was once sent to the broker in a URL, where proxies note it, and called unknown.
+func TestAuditTraceSendsNoSecret(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	c, at := i.serve()
+	defer c.stop()
+	broker, err := url.Parse(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan string, 10)
+	pass := httputil.NewSingleHostReverseProxy(broker)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent <- r.URL.String()
+		pass.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	token := writeFile(t, t.TempDir(), "token", i.tokens["aud"])
+	for _, secret := range []string{"rk_live_C4n4ryC4n4ryC4n4ry", "sk_test_C4n4ryC4n4ryC4n4ry", "sk-ant-api03-C4n4ryC4n4ryC4n4ry"} {
+		r := mustFail(t, 1, []string{"it is looked for by its SHA-256, and is sent nowhere", "unknown here"}, "audit", "trace", secret, "--url", proxy.URL, "--token-file", token)
+		sum := sha256.Sum256([]byte(secret))
+		if got, _ := url.QueryUnescape(<-sent); got != "/v1/audit/trace?fingerprint="+audit.Fingerprint(sum[:]) || strings.Contains(r.String(), "C4n4ry") {
+			t.Errorf("sent: %s\n%s", got, r)
+		}
+	}
 }
 
 // A record with a stranger's role, key and principal and our source identity was once told as our task's own call.

@@ -71,6 +71,9 @@ func verifyFile(name string, keys *tree.Keys, brought []tree.Checkpoint) (tree.R
 	}
 	defer f.Close()
 	h, lines, err := tree.Read(f)
+	if errors.Is(err, tree.ErrForm) { // its first line: another file than an export, rather than a changed one
+		err = fmt.Errorf("%w; what verify reads is made by `taskpass audit export`", err)
+	}
 	if err != nil {
 		return tree.Report{}, err
 	}
@@ -107,6 +110,14 @@ func readCheckpoints(keys *tree.Keys, files []string, warn io.Writer) ([]tree.Ch
 
 var errNotVerified = errors.New("NOT VERIFIED")
 
+// eventsOf names the events that an export has.
+func eventsOf(h tree.Header) string {
+	if h.From == h.To {
+		return "no events"
+	}
+	return fmt.Sprintf("events %d to %d", h.From, h.To-1)
+}
+
 // verdict prints a report, and is an error unless everything was held against a checkpoint and nothing is wrong.
 func verdict(w io.Writer, what string, r tree.Report, err error) error {
 	for _, f := range r.Faults {
@@ -118,8 +129,8 @@ func verdict(w io.Writer, what string, r tree.Report, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", what, errNotVerified, err)
 	}
-	_, _ = fmt.Fprintf(w, "%s: events %d to %d of a tree of %d; %d read, %d archived elsewhere; proven up to %d by %d checkpoints\n",
-		what, r.Header.From, r.Header.To-1, r.Header.Size, r.Events, r.Away, r.Proven, len(r.Signed))
+	_, _ = fmt.Fprintf(w, "%s: %s of a tree of %d; %d read, %d archived elsewhere; proven up to %d by %d checkpoints\n",
+		what, eventsOf(r.Header), r.Header.Size, r.Events, r.Away, r.Proven, len(r.Signed))
 	if r.Beyond > 0 {
 		_, _ = fmt.Fprintf(w, "%d checkpoints are about other parts of the tree\n", r.Beyond)
 	}

@@ -204,8 +204,8 @@ func problem(r *http.Response, body []byte) error {
 		Code, Detail string
 		Errors       []struct{ Pointer, Reason string }
 	}
-	if r == nil || json.Unmarshal(body, &p) != nil || p.Code == "" {
-		return errors.New("the broker's answer cannot be read")
+	if json.Unmarshal(body, &p) != nil || p.Code == "" {
+		return fmt.Errorf("the broker answered %d and no problem", r.StatusCode)
 	}
 	e := &broker.Error{Code: broker.Code(p.Code), Message: p.Detail}
 	for _, f := range p.Errors {

@@ -67,6 +67,11 @@ func TestStripeDemo(t *testing.T) {
 			t.Errorf("%s: %d, want %d", call, got, want)
 		}
 	}
+	// Who finds the key asks whose it is: of the broker, and never by the key itself.
+	token := writeFile(t, t.TempDir(), "token", s.Tokens["auditor"].Reveal())
+	if r := must(t, "audit", "trace", key, "--url", s.BaseURL, "--token-file", token); !strings.HasPrefix(r.stdout, reads.ID+" version 1, active\n") || !strings.Contains(r.stderr, "by its SHA-256") {
+		t.Error(r)
+	}
 	state := func() string {
 		return mustCall(t, 200, "GET", s.BaseURL+"/v1/credentials/"+reads.ID, s.Tokens["auditor"].Reveal(), "")
 	}
