@@ -133,7 +133,7 @@ func TestArchive(t *testing.T) {
 		t.Errorf("what is left: %+v", report)
 	}
 	in, err := r.log.Include(t.Context(), ids[10], 0, 0)
-	if err != nil || in.Body != nil || in.Index != 10 {
+	if err != nil || in.Body != nil || !in.Away || in.Index != 10 {
 		t.Errorf("of an archived event: %+v, %v", in, err)
 	}
 	// Again changes nothing.
@@ -144,6 +144,50 @@ func TestArchive(t *testing.T) {
 	r.tamper("DELETE FROM events WHERE id = '" + ids[620] + "'")
 	if f, _ := r.verify().First(); f.What != tree.Removed || f.Index != 620 {
 		t.Errorf("%v", f)
+	}
+	for id, index := range map[string]int64{ids[620]: 0, "": 620} {
+		if in, err := r.log.Include(t.Context(), id, index, 0); !errors.Is(err, sequence.ErrRemoved) {
+			t.Errorf("its proof: %+v, %v", in, err)
+		}
+	}
+	// What is there is not away, whatever is said of its month.
+	r.tamper(`INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256)
+		SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM'), 0, 1, 1, 1, sha256('') FROM tree_leaves WHERE idx = 621`)
+	if in, err := r.log.Include(t.Context(), ids[621], 0, 0); err != nil || in.Body == nil || in.Away {
+		t.Errorf("its neighbour's: %+v, %v", in, err)
+	}
+}
+
+// An event is away only if its own month is, in UTC whatever zone the session has: a month is not the same in all of them,
+// and what was removed from the first hours of the next one is not archived.
+func TestOnlyTheMonthThatLeftIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRecord(t)
+	r.old(t) // the five minutes before February, and the five after
+	r.settle()
+	ids, february := r.order(), r.list("SELECT id FROM events_2020_02")
+	if done, err := r.archive("2020-02", t.TempDir()); err != nil || len(done) != 1 || len(february) < 200 || len(february) > 400 {
+		t.Fatalf("%+v, %v, %d are left", done, err, len(february))
+	}
+	r.tamper("DELETE FROM events_2020_02")
+	for _, zone := range []string{"Pacific/Auckland", "America/Los_Angeles"} {
+		cfg, err := pgxpool.ParseConfig(r.db.URL(login))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.ConnConfig.RuntimeParams["timezone"] = zone
+		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		log := sequence.NewLog(pool, r.signer.Keys())
+		for i := 0; i < 600; i += 7 {
+			in, err := log.Include(t.Context(), ids[i], 0, 0)
+			if removed := slices.Contains(february, ids[i]); errors.Is(err, sequence.ErrRemoved) != removed || in.Away == removed {
+				t.Errorf("%s, %s: away %t, %v", zone, ids[i], in.Away, err)
+			}
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/broker"
 )
 
 // What an owner of the database can do to the record in SQL, and what verify says of it first. ID is the id of leaf 300.
@@ -322,6 +323,10 @@ func TestNoProofOfWhatWasAltered(t *testing.T) {
 	}
 	if _, err := r.log.Include(t.Context(), ids[301], 0, 0); err != nil {
 		t.Errorf("its neighbour is not: %v", err)
+	}
+	r.tamper(`DELETE FROM events WHERE id = '`+ids[310]+`'`, `DELETE FROM tree_leaves WHERE idx = 310`)
+	if _, err := r.log.Include(t.Context(), "", 310, 0); err == nil || broker.AsError(err).Code == broker.CodeNotFound {
+		t.Errorf("of a leaf below the signed root it is said that it is not in the tree yet: %v", err)
 	}
 	r.tamper(`UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 999`)
 	if _, err := r.log.Include(t.Context(), ids[301], 0, 0); err == nil {

@@ -36,9 +36,19 @@ type Inclusion struct {
 	Root    tlog.Hash
 	Leaf    tlog.Hash
 	Proof   []tlog.Hash
-	Body    []byte          // the event's canonical bytes, of which Leaf is the hash; nil: the event is archived
+	Body    []byte          // the event's canonical bytes, of which Leaf is the hash; nil only if Away
+	Away    bool            // the event is not there, and the database says that its month was archived; nothing proves that it was
 	Signed  tree.Checkpoint // the newest; of Size leaves unless another size was asked for
 }
+
+// ErrRemoved says that the event of a leaf is gone, and was not archived.
+var ErrRemoved = fmt.Errorf("%w: the event of a leaf is gone, and its month was not archived", errTree)
+
+// leafWhere is a leaf, its event, and whether the month of it was archived: all as of one moment, for a month may be
+// leaving just now. Of several leaves of one event it is the first: see migrations/00006_tree.sql.
+const leafWhere = `SELECT l.idx, l.event_id, l.hash, e.body,
+		e.body IS NULL AND EXISTS (SELECT FROM tree_archives WHERE month = to_char(l.at AT TIME ZONE 'UTC', 'YYYY-MM'))
+	FROM (SELECT * FROM tree_leaves WHERE %s = $1 ORDER BY idx LIMIT 1) l LEFT JOIN events e ON e.xid = l.xid AND e.seq = l.seq`
 
 // Consistency shows that the tree of To leaves begins with that of From.
 type Consistency struct {
@@ -69,14 +79,15 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 	if in.Size = size; size == 0 {
 		in.Size = in.Signed.Size
 	}
-	var xid uint64
-	var seq int64
 	var hash []byte
-	sql, arg := "SELECT idx, event_id, xid, seq, hash FROM tree_leaves WHERE idx = $1", any(index)
-	if eventID != "" { // the first of that id: see migrations/00006_tree.sql
-		sql, arg = "SELECT idx, event_id, xid, seq, hash FROM tree_leaves WHERE event_id = $1 ORDER BY idx LIMIT 1", any(eventID)
+	column, arg := "idx", any(index)
+	if eventID != "" {
+		column, arg = "event_id", eventID
 	}
-	err = l.pool.QueryRow(ctx, sql, arg).Scan(&in.Index, &in.EventID, &xid, &seq, &hash)
+	err = l.pool.QueryRow(ctx, fmt.Sprintf(leafWhere, column), arg).Scan(&in.Index, &in.EventID, &hash, &in.Body, &in.Away)
+	if errors.Is(err, pgx.ErrNoRows) && eventID == "" && 0 <= index && index < min(in.Size, in.Signed.Size) {
+		return in, fmt.Errorf("%w: leaf %d is missing", errTree, index)
+	}
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && in.Index >= in.Size {
 		return in, broker.Errorf(broker.CodeNotFound, "no such event is in the tree yet, or not in one of that size")
 	}
@@ -96,10 +107,6 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 		return in, err
 	}
 	in.Proof = proof
-	err = l.pool.QueryRow(ctx, "SELECT body FROM events WHERE xid = $1 AND seq = $2", xid, seq).Scan(&in.Body)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return in, err
-	}
 	return in, l.hold(ctx, in)
 }
 
@@ -119,6 +126,9 @@ func (l *Log) hold(ctx context.Context, in Inclusion) error {
 	}
 	if err := tlog.CheckRecord(in.Proof, in.Size, in.Root, in.Index, in.Leaf); err != nil {
 		return fmt.Errorf("%w: %w", errTree, err)
+	}
+	if in.Body == nil && !in.Away {
+		return ErrRemoved
 	}
 	if in.Body != nil && tlog.RecordHash(in.Body) != in.Leaf {
 		return fmt.Errorf("%w: the event %s is not the one in it", errTree, in.EventID)

@@ -219,13 +219,18 @@ func (r *record) verify(brought ...tree.Checkpoint) tree.Report {
 // order is the ids of the events in the order of the record.
 func (r *record) order() []string {
 	r.t.Helper()
-	rows, err := r.admin.Query(r.t.Context(), "SELECT id FROM events ORDER BY xid, seq")
+	return r.list("SELECT id FROM events ORDER BY xid, seq")
+}
+
+func (r *record) list(sql string) []string {
+	r.t.Helper()
+	rows, err := r.admin.Query(r.t.Context(), sql)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return ids
+	return list
 }

@@ -213,15 +213,7 @@ func TestCompetingSequencers(t *testing.T) {
 // sequenced holds the leaves against the order of the record.
 func (r *record) sequenced() {
 	r.t.Helper()
-	rows, err := r.admin.Query(r.t.Context(), "SELECT event_id FROM tree_leaves ORDER BY idx")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	leaves, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if diff := cmp.Diff(r.order(), leaves); diff != "" {
+	if diff := cmp.Diff(r.order(), r.list("SELECT event_id FROM tree_leaves ORDER BY idx")); diff != "" {
 		r.t.Errorf("the leaves are not the events in their order: %s", diff)
 	}
 }
