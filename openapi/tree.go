@@ -2,6 +2,7 @@ package openapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"strconv"
 
@@ -48,22 +49,26 @@ func (s *server) ProveAuditInclusion(ctx context.Context, r ProveAuditInclusionR
 		return nil, invalid(broker.Fault{Pointer: "/query/event_id", Reason: "give either event_id or index"})
 	}
 	in, err := t.Include(ctx, id, value(r.Params.Index), value(r.Params.TreeSize))
+	read := asked(in.EventID, in.Index)
 	if err != nil {
 		if id != "" { // it may be a secret that somebody found and looks for
 			id = audit.Hashed(id)
 		}
-		if e := s.Broker.AuditRead(ctx, caller, asked(id, value(r.Params.Index))); e != nil {
-			return nil, e
-		}
-		return nil, err
+		read = asked(id, value(r.Params.Index))
 	}
-	if err := s.Broker.AuditRead(ctx, caller, asked(in.EventID, in.Index)); err != nil {
-		return nil, err // who reads the record is on it, or does not read it
+	if err := s.proved(ctx, caller, read, err); err != nil {
+		return nil, err
 	}
 	return ProveAuditInclusion200JSONResponse{
 		EventID: in.EventID, Index: in.Index, TreeSize: in.Size, Root: in.Root.String(), LeafHash: in.Leaf.String(),
 		Proof: hashes(in.Proof), Body: string(in.Body), Checkpoint: in.Signed.Note,
 	}, nil
+}
+
+// proved puts on the record that a proof was asked for, whether there was one or not: who reads the record is on it, or does
+// not read it. The error is that, or else the proof's own.
+func (s *server) proved(ctx context.Context, caller broker.Caller, read map[string]string, err error) error {
+	return cmp.Or(s.Broker.AuditRead(ctx, caller, read), err)
 }
 
 func asked(id string, index int64) map[string]string {
@@ -80,14 +85,17 @@ func (s *server) ProveAuditConsistency(ctx context.Context, r ProveAuditConsiste
 	if err != nil {
 		return nil, err
 	}
-	p, err := t.Consist(ctx, r.Params.From, value(r.Params.To))
-	if err != nil {
-		return nil, err
+	to := value(r.Params.To)
+	p, err := t.Consist(ctx, r.Params.From, to)
+	if err == nil {
+		to = p.To
 	}
-	if err := s.Broker.AuditRead(ctx, caller, map[string]string{
-		"proof": "consistency", "from": strconv.FormatInt(p.From, 10), "to": strconv.FormatInt(p.To, 10),
-	}); err != nil {
-		return nil, err // who reads the record is on it, or does not read it
+	read := map[string]string{"proof": "consistency", "from": strconv.FormatInt(r.Params.From, 10)}
+	if to > 0 { // without one it is the newest, which a proof that failed does not tell
+		read["to"] = strconv.FormatInt(to, 10)
+	}
+	if err := s.proved(ctx, caller, read, err); err != nil {
+		return nil, err
 	}
 	return ProveAuditConsistency200JSONResponse{
 		From: p.From, To: p.To, FromRoot: p.FromRoot.String(), ToRoot: p.ToRoot.String(), Proof: hashes(p.Proof),

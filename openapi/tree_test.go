@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
@@ -191,5 +193,67 @@ func TestNoProofOfAnAlteredEvent(t *testing.T) {
 	a.want(got, broker.CodeUnavailable)
 	if strings.Contains(got.body, "agent-18") || !strings.Contains(a.log.String(), "the stored tree is not whole") {
 		t.Errorf("%s", got.body)
+	}
+}
+
+// A consistency proof that was not had was once no reading, though it tells of which sizes something is signed.
+func TestProofsThatAreNotHadAreReadings(t *testing.T) {
+	t.Parallel()
+	a := newSigned(t)
+	a.issue("t")
+	first := a.settle()
+	a.issue("t2")
+	c := a.settle()
+	a.want(a.call("aud", "GET", fmt.Sprintf("/v1/audit/proof/consistency?from=%d&to=%d", first.Size, c.Size+1000), ""), broker.CodeNotFound)
+	a.want(a.call("aud", "GET", "/v1/audit/proof/inclusion?event_id=evt_x", ""), broker.CodeNotFound)
+	a.exec("UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 0")
+	a.want(a.call("ops", "GET", "/v1/audit/proof/consistency?from=1", ""), broker.CodeUnavailable)
+	a.want(a.call("ops", "GET", "/v1/audit/proof/inclusion?index=0", ""), broker.CodeUnavailable)
+	var got []string
+	for _, e := range a.audit("type=audit.read").Events {
+		if e.Trace["proof"] != "" {
+			got = append(got, fmt.Sprint(e.Caller.Name, e.Trace))
+		}
+	}
+	want := []string{
+		fmt.Sprintf("audmap[from:%d proof:consistency to:%d]", first.Size, c.Size+1000), "audmap[event_id:" + audit.Hashed("evt_x") + " index:0 proof:inclusion]",
+		"opsmap[from:1 proof:consistency]", "opsmap[index:0 proof:inclusion]",
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	// What cannot be put on the record is not answered, also if the answer is that there is none.
+	a.exec("REVOKE INSERT ON events FROM taskpass_service")
+	a.want(a.call("aud", "GET", "/v1/audit/proof/inclusion?event_id=evt_x", ""), broker.CodeUnavailable)
+	a.want(a.call("aud", "GET", "/v1/audit/proof/consistency?from=2&to=1", ""), broker.CodeUnavailable)
+}
+
+// The newest event is removed: that is no event without a body. (It once was a 200, as of an archived one.) An archived one
+// is, by the database's own word, and only of its own month.
+func TestNoProofOfARemovedEvent(t *testing.T) {
+	t.Parallel()
+	a := newSigned(t)
+	a.issue("t")
+	c := a.settle()
+	event := a.audit("task_id=t&type=credential.issued").Events[0]
+	a.exec("DELETE FROM events WHERE id = '" + event.ID + "'")
+	const archived = `INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256)
+		SELECT to_char(at AT TIME ZONE 'UTC' + interval '%d months', 'YYYY-MM'), 0, 1, 1, 1, sha256('') FROM tree_leaves WHERE event_id = '%s'`
+	path := "/v1/audit/proof/inclusion?event_id=" + event.ID
+	a.want(a.call("aud", "GET", path, ""), broker.CodeUnavailable)
+	a.exec(fmt.Sprintf(archived, 1, event.ID))
+	a.want(a.call("aud", "GET", path, ""), broker.CodeUnavailable)
+	if !strings.Contains(a.log.String(), "its month was not archived") {
+		t.Error("the log does not say why")
+	}
+	a.exec(fmt.Sprintf(archived, 0, event.ID))
+	var in openapi.InclusionProof
+	strict(t, a.call("aud", "GET", path, "").body, &in)
+	hasher := rfc6962.DefaultHasher
+	if in.Body != "" || in.EventID != event.ID ||
+		proof.VerifyInclusion(hasher, uint64(in.Index), uint64(in.TreeSize), raw(t, in.LeafHash)[0], raw(t, in.Proof...), c.Root[:]) != nil {
+		t.Errorf("%+v", in)
 	}
 }
