@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +53,10 @@ func TestNotVerified(t *testing.T) {
 		"an altered event, on its task's page": {`UPDATE events SET body = replace(body, 'agent-17', 'agent-99') WHERE task_id = 't'`, "/console/task?id=t&verify=1", "NOT VERIFIED"},
 		"an altered event, in the tree":        {`UPDATE events SET body = replace(body, 'agent-17', 'agent-99') WHERE task_id = 't'`, "/console/tree", "NOT VERIFIED"},
 		"an altered leaf":                      {`UPDATE tree_leaves SET hash = sha256('x') WHERE idx = (SELECT max(idx) FROM tree_leaves)`, "/console/tree", "NOT VERIFIED"},
+		"a removed event, on its page":         {`DELETE FROM events WHERE task_id = 't'`, "/console/event?id={ID}", "The event is gone"},
+		"a removed event, in the tree":         {`DELETE FROM events WHERE task_id = 't'`, "/console/tree", "newest events are not what was signed. The event is gone"},
+		"a removed event, another month away":  {`DELETE FROM events WHERE task_id = 't';` + away(1), "/console/event?id={ID}", "The event is gone"},
+		"a removed event and its leaf":         {`DELETE FROM events WHERE task_id = 't'; DELETE FROM tree_leaves WHERE idx = 1`, "/console/tree", "NOT VERIFIED"},
 		"a shorter tree":                       {`DELETE FROM tree_checkpoints WHERE size > (SELECT min(size) FROM tree_checkpoints)`, "/console/tree", "events are missing"},
 		"an inserted event": {`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
 			SELECT 'evt_forged', at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, replace(body, id, 'evt_forged')
@@ -67,6 +72,8 @@ func TestNotVerified(t *testing.T) {
 			r.sign()
 			v := r.enter("aud")
 			v.see("/console/tree") // remembers
+			ids, _ := shown(v.see("/console/task?id=t"))
+			c.path = strings.Replace(c.path, "{ID}", ids[0], 1)
 			if body := v.see(c.path); strings.Contains(body, "NOT VERIFIED") {
 				t.Fatal("before anything was done:", body)
 			}
@@ -79,6 +86,53 @@ func TestNotVerified(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// away says in the database that the month so many after this one was archived.
+func away(months int) string {
+	return fmt.Sprintf(`INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256)
+		SELECT to_char(at AT TIME ZONE 'UTC' + interval '%d months', 'YYYY-MM'), 0, 1, 1, 1, sha256('') FROM tree_leaves WHERE idx = 0`, months)
+}
+
+// An archived event is not a verified one: only its hash is here, and that it was archived is the word of whoever owns the
+// database. (The tree's page once counted it as verified, and one that was removed as archived.)
+func TestArchivedIsNotVerified(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.issue("aws", "t", "read")
+	c := r.sign()
+	v := r.enter("aud")
+	ids, _ := shown(v.see("/console/task?id=t"))
+	first := "/console/event?id=" + ids[0]
+	remove := func(where string) {
+		if _, err := r.admin.Exec(t.Context(), "DELETE FROM events WHERE "+where); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove("id = '" + ids[0] + "'")
+	if body := v.see("/console/task?id=t&verify=1"); !strings.Contains(body, "All 1 events are") || strings.Contains(body, "archived") {
+		t.Error("of what is left of the task:", body)
+	}
+	if _, err := r.admin.Exec(t.Context(), away(0)); err != nil {
+		t.Fatal(err)
+	}
+	if body := v.see(first); !strings.Contains(body, `class="bigmark archived"`) || !strings.Contains(body, "not here to be held against that hash") ||
+		strings.Contains(body, "✓") || strings.Contains(body, "not yet in the tree") {
+		t.Error(body)
+	}
+	body := v.see("/console/tree")
+	for part, n := range map[string]int{
+		fmt.Sprintf("Of the %d newest events of the tree, %d lead to the signed root. Of the other 1 only the hashes do", c.Size, c.Size-1): 1,
+		`class="bigmark archived"`: 1, `class="mark archived"`: 1, `class="mark verified"`: int(c.Size) - 1, `class="bigmark verified"`: 0, "NOT VERIFIED": 0,
+	} {
+		if strings.Count(body, part) != n {
+			t.Errorf("not %d times %s: %s", n, part, body)
+		}
+	}
+	remove("true")
+	if body := v.see("/console/tree"); !strings.Contains(body, "0 lead to the signed root.") || strings.Contains(body, `class="mark verified"`) {
+		t.Error("all are archived:", body)
 	}
 }
 

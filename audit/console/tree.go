@@ -121,7 +121,7 @@ func (c *console) extends(ctx context.Context, former checkpointSeen, now tree.C
 
 // newestLeaves reads and proves the tree's newest events.
 func (c *console) newestLeaves(ctx context.Context, s *treeState) error {
-	good := 0
+	verified, archived := 0, 0
 	var bad mark
 	for i := s.Checkpoint.Size - 1; i >= max(0, s.Checkpoint.Size-treeShown); i-- {
 		in, err := c.Tree.Include(ctx, "", i, 0)
@@ -129,23 +129,39 @@ func (c *console) newestLeaves(ctx context.Context, s *treeState) error {
 			return ctx.Err()
 		}
 		e := entry{ID: in.EventID, Body: bytes.Clone(in.Body), Mark: c.included(in, in.Body, err)}
-		if in.Body != nil && json.Unmarshal(in.Body, &e) != nil {
+		switch {
+		case e.Mark.Kind == "waiting":
+			e.Mark = notVerified("The tree is shorter than the one that was signed.")
+		case err == nil && in.Index != i:
+			e.Mark = notVerified("The proof is of another leaf.")
+		case in.Body != nil && json.Unmarshal(in.Body, &e) != nil:
 			e.Mark = notVerified("It is no event.")
 		}
 		if e.ID == "" {
 			e.ID = fmt.Sprintf("leaf %d", i)
 		}
-		if e.Mark.Kind == "not-verified" {
+		switch e.Mark.Kind {
+		case "verified":
+			verified++
+		case "archived":
+			archived++
+		default:
 			bad = e.Mark
-		} else {
-			good++
 		}
 		s.Table.Entries = append(s.Table.Entries, e)
 	}
-	if n := len(s.Table.Entries); bad.Kind != "" {
-		s.Included = notVerified("%d of the %d newest events are not what was signed. %s Run `taskpass audit verify`.", n-good, n, bad.Words)
-	} else {
-		s.Included = mark{Kind: "verified", Words: fmt.Sprintf("The %d newest events of the tree lead to the signed root.", n)}
-	}
+	s.Included = newestMark(len(s.Table.Entries), verified, archived, bad)
 	return nil
+}
+
+// newestMark is what the proofs say of the tree's n newest events together. bad is the mark of one that does not hold.
+func newestMark(n, verified, archived int, bad mark) mark {
+	switch {
+	case bad.Kind != "":
+		return notVerified("%d of the %d newest events are not what was signed. %s Run `taskpass audit verify`.", n-verified-archived, n, bad.Words)
+	case archived > 0:
+		return mark{Kind: "archived", Words: fmt.Sprintf("Of the %d newest events of the tree, %d lead to the signed root. Of the other %d only the hashes do: "+
+			"the database says that they are archived, so they are not here to be held against them.", n, verified, archived)}
+	}
+	return mark{Kind: "verified", Words: fmt.Sprintf("The %d newest events of the tree lead to the signed root.", n)}
 }

@@ -16,14 +16,17 @@ import (
 
 // mark is what the proofs say of an event, or of several.
 type mark struct {
-	Kind  string // "verified", "waiting" (not in the tree yet), "first" (nothing to hold it against), "not-verified"; "" where nothing was asked
+	// "verified", "waiting" (not in the tree yet), "archived" (only its hash is here), "first" (nothing to hold it against),
+	// "not-verified"; "" where nothing was asked
+	Kind  string
 	Words string
 	Index int64
 }
 
 // Label is the mark in a word or two.
 func (m mark) Label() string {
-	return map[string]string{"verified": "✓ verified", "waiting": "not yet in the tree", "first": "the first look", "not-verified": "✗ NOT VERIFIED"}[m.Kind]
+	return map[string]string{"verified": "✓ verified", "waiting": "not yet in the tree", "archived": "archived", "first": "the first look",
+		"not-verified": "✗ NOT VERIFIED"}[m.Kind]
 }
 
 func notVerified(format string, args ...any) mark {
@@ -81,8 +84,12 @@ func (c *console) included(in sequence.Inclusion, body []byte, err error) mark {
 	if e, ok := errors.AsType[*broker.Error](err); ok && e.Code == broker.CodeNotFound {
 		return mark{Kind: "waiting", Words: "The event is not in the tree that is signed. New events come into it within seconds."}
 	}
+	gone := notVerified("The event is gone: its hash is in the tree, and its month was not archived.")
 	if err != nil {
 		c.Logger.Error("console: an event could not be verified", "error", err)
+		if errors.Is(err, sequence.ErrRemoved) {
+			return gone
+		}
 		return notVerified("No proof could be had, or the stored one does not hold.")
 	}
 	switch {
@@ -90,8 +97,11 @@ func (c *console) included(in sequence.Inclusion, body []byte, err error) mark {
 		return notVerified("The proof is for another root than the signed one.")
 	case tlog.CheckRecord(in.Proof, in.Size, in.Signed.Root, in.Index, in.Leaf) != nil:
 		return notVerified("The proof does not lead to the signed root.")
+	case body == nil && in.Away:
+		return mark{"archived", fmt.Sprintf("The hash of leaf %d of %d is below the root that was signed at %s UTC. The database says that the event is archived: "+
+			"it is not here to be held against that hash. `taskpass audit verify --archive` does, with the archive's file.", in.Index, in.Size, stamp(in.Signed.At)), in.Index}
 	case body == nil:
-		return mark{"waiting", "Its place in the tree is proven; the event itself is archived, so it was not held against it.", in.Index}
+		return gone
 	case tlog.RecordHash(body) != in.Leaf:
 		return notVerified("The event that is shown is not the one that was signed: it was altered afterwards.")
 	}
@@ -117,6 +127,9 @@ func (c *console) event(ctx context.Context, r *http.Request) (view, error) {
 	p := proven{In: in, Entry: entry{ID: id, Body: in.Body, Mark: c.included(in, in.Body, err)}}
 	if in.Body != nil && json.Unmarshal(in.Body, &p.Entry) != nil {
 		return view{}, errors.New("an audit event does not decode")
+	}
+	if p.Entry.ID != id {
+		p.Entry.Mark = notVerified("Another event than %s stands in its place.", id)
 	}
 	return view{Title: "Event " + id, Template: "event", Data: p,
 		Asked: asked("event", in.EventID != "", map[string]string{"event_id": id, "proof": "inclusion"})}, nil
