@@ -158,39 +158,6 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// An event is away only if its own month is, in UTC whatever zone the session has: a month is not the same in all of them,
-// and what was removed from the first hours of the next one is not archived.
-func TestOnlyTheMonthThatLeftIsAway(t *testing.T) {
-	t.Parallel()
-	r := newRecord(t)
-	r.old(t) // the five minutes before February, and the five after
-	r.settle()
-	ids, february := r.order(), r.list("SELECT id FROM events_2020_02")
-	if done, err := r.archive("2020-02", t.TempDir()); err != nil || len(done) != 1 || len(february) < 200 || len(february) > 400 {
-		t.Fatalf("%+v, %v, %d are left", done, err, len(february))
-	}
-	r.tamper("DELETE FROM events_2020_02")
-	for _, zone := range []string{"Pacific/Auckland", "America/Los_Angeles"} {
-		cfg, err := pgxpool.ParseConfig(r.db.URL(login))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.ConnConfig.RuntimeParams["timezone"] = zone
-		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(pool.Close)
-		log := sequence.NewLog(pool, r.signer.Keys())
-		for i := 0; i < 600; i += 7 {
-			in, err := log.Include(t.Context(), ids[i], 0, 0)
-			if removed := slices.Contains(february, ids[i]); errors.Is(err, sequence.ErrRemoved) != removed || in.Away == removed {
-				t.Errorf("%s, %s: away %t, %v", zone, ids[i], in.Away, err)
-			}
-		}
-	}
-}
-
 // An event that a wrong clock dates into an archived month once ended archiving for ever: its table's name was taken, then
 // its file's, then the month's row. Each time it goes into a file of its own, and verify takes them all.
 func TestArchiveAgain(t *testing.T) {
