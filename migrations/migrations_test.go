@@ -322,7 +322,7 @@ func TestAReaderHoldsUpTheMigrationAlone(t *testing.T) {
 	admin, reader := connect(t, db.AdminURL), connect(t, db.AdminURL)
 	for _, statement := range []string{ // as it was before
 		"DROP FUNCTION note_event_stretches", "DROP TABLE event_stretches", "CREATE INDEX events_by_time ON events (at)",
-		"DELETE FROM goose_db_version WHERE version_id = 8",
+		"DELETE FROM goose_db_version WHERE version_id >= 8",
 	} {
 		if _, err := admin.Exec(t.Context(), statement); err != nil {
 			t.Fatalf("%s: %v", statement, err)

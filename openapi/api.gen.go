@@ -385,7 +385,7 @@ type AuditHeld struct {
 	Cause        string `json:"cause,omitempty,omitzero"`
 	CredentialID string `json:"credential_id"`
 
-	// Events Of this version, oldest first; the newest 200.
+	// Events Of this version, oldest first; the newest 200 that are not archived.
 	Events            []AuditEvent      `json:"events"`
 	ExpiresAt         time.Time         `json:"expires_at"`
 	Fingerprint       string            `json:"fingerprint,omitempty,omitzero"`
@@ -438,7 +438,9 @@ type AuditPage struct {
 
 // AuditTrace defines model for AuditTrace.
 type AuditTrace struct {
-	Held []AuditHeld `json:"held"`
+	// ArchivedBefore A month, such as 2026-01: events of months before it are in files, not in this answer. Absent: all are on the record.
+	ArchivedBefore string      `json:"archived_before,omitempty,omitzero"`
+	Held           []AuditHeld `json:"held"`
 
 	// More Others had it before these.
 	More bool `json:"more,omitempty,omitzero"`

@@ -23,6 +23,7 @@ type traced struct {
 	More      bool
 	Line      timeline
 	Proven    bool   // there is a tree, which proves events
+	Archived  string // the month before which events are in files; empty: none are
 	Events    string // all events that bear the name as it was given; empty where there may be none
 }
 
@@ -73,7 +74,7 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 			t.Events = "/console/events?" + url.Values{filter: {name}}.Encode()
 		}
 	}
-	t.More, t.Line = found.More, draw(drawn, c.Clock(), used)
+	t.More, t.Archived, t.Line = found.More, found.ArchivedBefore, draw(drawn, c.Clock(), used)
 	v.Data, v.Sheets = t, map[string]sheet{"trace": traceSheet(t.Held)}
 	v.Asked = asked("trace", len(t.Held) > 0, map[string]string{filter: name, "at": at})
 	if len(t.Held) > 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -20,7 +21,7 @@ const remembered = 4096
 func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error {
 	out := bufio.NewWriter(e.stdout)
 	asked := &answers{trace: trace, known: map[string]audit.Traced{}}
-	ours, all := 0, 0
+	ours, all, archived := 0, 0, ""
 	for line, err := range lines {
 		if err != nil {
 			return errors.Join(err, out.Flush()) // what was read before stands
@@ -34,7 +35,7 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 		if !line.At.IsZero() {
 			at = stampOf(line.At)
 		}
-		if len(w.held) > 0 {
+		if archived = cmp.Or(archived, w.archived); len(w.held) > 0 {
 			ours++
 		}
 		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), w.words(line.At)); err != nil {
@@ -42,19 +43,25 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 		}
 	}
 	_, _ = fmt.Fprintf(out, "%d of %d are of tasks here\n", ours, all)
+	if archived != "" {
+		_, _ = fmt.Fprintf(out, "events of months before %s are in files\n", archived)
+	}
 	return out.Flush()
 }
 
 // whose is what a line's names lead to.
 type whose struct {
-	held []audit.Held // who may have made the call
-	ever bool         // somebody had the name, then or at another time
+	held     []audit.Held // who may have made the call
+	ever     bool         // somebody had the name, then or at another time
+	archived string       // the month before which events are in files; empty: none are
 }
 
 func (w whose) words(at time.Time) string {
 	switch {
 	case len(w.held) == 0 && w.ever:
 		return "nobody here had it then"
+	case len(w.held) == 0 && w.archived != "":
+		return "unknown here in what is not archived"
 	case len(w.held) == 0:
 		return "unknown here"
 	}
@@ -110,7 +117,7 @@ func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time, w *
 		}
 		a.known[key] = t
 	}
-	w.held, w.ever = t.Held, w.ever || len(t.Held) > 0
+	w.held, w.ever, w.archived = t.Held, w.ever || len(t.Held) > 0, t.ArchivedBefore
 	if len(t.Held) < 2 || at.IsZero() {
 		return nil
 	}

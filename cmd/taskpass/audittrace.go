@@ -65,6 +65,9 @@ func (c *auditTraceCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if len(t.Held) == 0 && t.ArchivedBefore != "" {
+		return fmt.Errorf("unknown here in what is not archived: events of months before %s are in files", t.ArchivedBefore)
+	}
 	if len(t.Held) == 0 {
 		return errors.New("unknown here: nothing of that name is on the record")
 	}

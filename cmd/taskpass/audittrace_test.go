@@ -66,3 +66,33 @@ func TestAuditTraceFromTheCommandLine(t *testing.T) {
 	mustFail(t, 1, []string{"a fingerprint is"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
 	mustFail(t, 1, []string{"say who asks"}, "audit", "trace", "x", "--url", url)
 }
+
+// What is in no event any more may be in a file: neither a name nor a line of a log is said to be unknown as if it were not.
+func TestAuditTraceOfWhatIsArchived(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	c, url := i.serve()
+	var issued struct {
+		ID    string
+		Trace map[string]string
+	}
+	if err := json.Unmarshal([]byte(mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))), &issued); err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	i.sql("DO $$ BEGIN EXECUTE 'ALTER TABLE events DETACH PARTITION ' || (SELECT DISTINCT tableoid::regclass FROM events WHERE credential_id <> ''); END $$",
+		"INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) VALUES ('2026-01', 0, 1, 1, 1, sha256(''))")
+	trace := []string{"audit", "trace", "--database-url-file", filepath.Join(i.dir, "service_url")}
+	name := issued.Trace["access_key_id"]
+	if r := must(t, append(trace, name)...); !strings.Contains(r.stdout, issued.ID+" version 1, active") {
+		t.Errorf("%s", r.stdout)
+	}
+	mustFail(t, 1, []string{"unknown here in what is not archived: events of months before 2026-02 are in files"}, append(trace, "ASIANOBODY")...)
+	file := writeFile(t, t.TempDir(), "stripe.json", fmt.Sprintf(`{"created":4102444800,"method":"GET","path":"/v1/x","key_id":%q}`, name)+"\n"+`{"method":"GET","key_id":"nobody's"}`+"\n")
+	r := must(t, append(trace, "--stripe", file)...)
+	for _, want := range []string{", " + issued.ID + " version 1 (active)", "→ unknown here in what is not archived\n", "1 of 2 are of tasks here\nevents of months before 2026-02 are in files\n"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("no %q in %s", want, r.stdout)
+		}
+	}
+}
