@@ -36,7 +36,7 @@ var crowd = []string{
 			CASE WHEN i % 100 < 85 THEN 'expired' WHEN i % 100 < 93 THEN 'revoked' WHEN i % 100 < 97 THEN 'active'
 				WHEN i % 100 = 97 THEN 'revoking' WHEN i % 100 = 98 THEN 'stuck' ELSE 'issuing' END AS state) s`,
 	`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
-		SELECT 'evt_' || i, now() - (50000 - i) * interval '1 second', CASE WHEN i % 1000 = 0 THEN 'credential.stuck' ELSE 'credential.issued' END,
+		SELECT 'evt_' || i, now() - (50000 - i) * interval '1 second', CASE WHEN i % 1000 = 0 THEN 'credential.stuck' WHEN i % 10 = 2 THEN 'credential.refused' ELSE 'credential.issued' END,
 			CASE WHEN i % 5000 = 0 THEN 'caller-rare' ELSE 'caller-' || i % 4 END, 'task-' || i / 5, 'agent-' || i % 500,
 			CASE WHEN i % 5000 = 0 THEN 'profile-rare' ELSE 'profile-' || i % 3 END,
 			CASE WHEN i % 5000 = 0 THEN 'rare' ELSE (ARRAY['aws', 'gcp', 'pool'])[1 + i % 3] END, 'crd_' || lpad(i::text, 26, '0'), ARRAY['AKIA' || i, 'v' || i, 'search/key-' || i % 4], '{}'
@@ -240,6 +240,10 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 		{"trace a name where months are archived", trace(audit.TraceQuery{Name: "AKIANOBODY"}), "versions_ended_by_name", 0, 8000}, // all that is alive
 		{"trace a secret where months are archived", trace(audit.TraceQuery{Fingerprint: []byte("x")}), "versions_ended_by_fingerprint", 0, 8000},
 		{"trace a credential where months are archived", trace(audit.TraceQuery{Name: "crd_00000000000000000000012345"}), "versions_credential_id_number_key", 1, 50},
+		{"refusals of an hour", func() (int, error) {
+			found, _, err := log.Refusals(t.Context(), ago(1), time.Minute)
+			return len(found), err
+		}, "events_by_type", 50, 800}, // of 5000
 		{"record by task and type", find(audit.Query{TaskID: "task-77", Type: "credential.issued"}), "events_by_task", 5, 50},
 	} {
 		const times = 8 // more than PostgreSQL takes to consider the plan that it keeps
