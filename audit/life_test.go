@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,5 +52,31 @@ func same(t *testing.T, what string, got, want audit.Life) {
 	t.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s (-want +got)\n%s", what, diff)
+	}
+}
+
+// What somebody gives is looked for as what they mean: a fingerprint in whatever case, and never by the name of one.
+func TestParseFingerprint(t *testing.T) {
+	t.Parallel()
+	sum := bytes.Repeat([]byte{0xab}, 32)
+	hex := strings.Repeat("ab", 32)
+	for _, text := range []string{"sha256:" + hex, "SHA256:" + strings.ToUpper(hex), hex} {
+		if got, err := audit.ParseFingerprint(text); err != nil || !bytes.Equal(got, sum) {
+			t.Errorf("%s: %x, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "sha256:", "sha256:" + hex[2:], "sha256:" + hex + "ab", "sha256:" + strings.Repeat("x", 64), "sha512:" + hex} {
+		if got, err := audit.ParseFingerprint(text); err == nil || got != nil {
+			t.Errorf("%s: %x", text, got)
+		}
+	}
+	if q, err := audit.TraceOf("Sha256:" + hex); err != nil || q.Name != "" || !bytes.Equal(q.Fingerprint, sum) {
+		t.Errorf("%+v, %v", q, err)
+	}
+	if q, err := audit.TraceOf(hex); err != nil || q.Name != hex || q.Fingerprint != nil {
+		t.Errorf("%+v, %v", q, err)
+	}
+	if q, err := audit.TraceOf("sha256:zz"); err == nil || q.Name != "" {
+		t.Errorf("%+v, %v", q, err)
 	}
 }

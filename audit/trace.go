@@ -58,6 +58,15 @@ type TraceQuery struct {
 	Limit       int       // versions; 1 to MaxTraced; zero: 20
 }
 
+// TraceOf is the query for what somebody gives: sha256:… is a secret's fingerprint, all else a name.
+func TraceOf(text string) (q TraceQuery, err error) {
+	if !strings.HasPrefix(strings.ToLower(text), hashed) {
+		return TraceQuery{Name: text}, nil
+	}
+	q.Fingerprint, err = ParseFingerprint(text)
+	return q, err
+}
+
 const (
 	// MaxTraced is the most versions that one trace tells of.
 	MaxTraced = 100

@@ -2,11 +2,9 @@ package console
 
 import (
 	"context"
-	"encoding/hex"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -51,13 +49,14 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 	if name == "" {
 		return v, nil
 	}
-	q, filter := audit.TraceQuery{Name: name, At: used}, "upstream_id"
-	if strings.HasPrefix(strings.ToLower(name), "sha256:") {
-		q.Name, filter = "", "fingerprint"
-		if q.Fingerprint, err = fingerprint(name); err != nil {
-			return view{}, invalid("q", err.Error())
-		}
-		name = audit.Fingerprint(q.Fingerprint)
+	q, err := audit.TraceOf(name)
+	if err != nil {
+		return view{}, invalid("q", err.Error())
+	}
+	q.At = used
+	filter := "upstream_id"
+	if q.Fingerprint != nil {
+		name, filter = audit.Fingerprint(q.Fingerprint), "fingerprint"
 	}
 	found, err := c.Record.Trace(ctx, q, c.Clock())
 	if err != nil {
@@ -81,15 +80,6 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 		v.Pace = tracePace
 	}
 	return v, nil
-}
-
-// fingerprint reads sha256:HEX.
-func fingerprint(text string) ([]byte, error) {
-	sum, err := hex.DecodeString(strings.TrimPrefix(strings.ToLower(text), "sha256:"))
-	if err != nil || len(sum) != 32 {
-		return nil, errFingerprint
-	}
-	return sum, nil
 }
 
 func holderOf(h audit.Held) (holder, error) {

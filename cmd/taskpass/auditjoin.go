@@ -53,11 +53,14 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 type whose struct {
 	held     []audit.Held // who may have made the call
 	ever     bool         // somebody had the name, then or at another time
+	more     bool         // others had it by then, who were not looked at
 	archived string       // the month before which events are in files; empty: none are
 }
 
 func (w whose) words(at time.Time) string {
 	switch {
+	case len(w.held) == 0 && w.more:
+		return "not among the newest here that had it by then"
 	case len(w.held) == 0 && w.ever:
 		return "nobody here had it then"
 	case len(w.held) == 0 && w.archived != "":
@@ -68,6 +71,8 @@ func (w whose) words(at time.Time) string {
 	h := w.held[0]
 	text := fmt.Sprintf("task %s, agent %s, %s version %d (%s)", h.TaskID, h.AgentID, h.CredentialID, h.Version, h.State)
 	switch others := len(w.held) - 1; {
+	case others > 0 && w.more:
+		text += fmt.Sprintf(" or one of at least %d others", others)
 	case others > 0:
 		text += fmt.Sprintf(" or one of %d others", others)
 	case !at.IsZero() && !h.Usable(at):
@@ -123,7 +128,7 @@ func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time, w *
 	}
 	q.At, q.Limit = at, 10
 	then, err := a.trace(ctx, q)
-	w.held = then.Held
+	w.held, w.more = then.Held, then.More || w.more && len(then.Held) == 0
 	return err
 }
 

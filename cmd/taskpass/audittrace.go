@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,13 +53,11 @@ func (c *auditTraceCmd) Run(e *env) error {
 	case c.Stripe != "":
 		return joinFile(e, c.Stripe, upstreamlog.Stripe, trace)
 	}
-	q := audit.TraceQuery{Name: c.Value, At: c.At}
-	if hash, ok := strings.CutPrefix(c.Value, "sha256:"); ok {
-		if q.Fingerprint, err = hex.DecodeString(hash); err != nil || len(q.Fingerprint) != 32 {
-			return errors.New("a fingerprint is sha256: and 64 hexadecimal digits")
-		}
-		q.Name = ""
+	q, err := audit.TraceOf(c.Value)
+	if err != nil {
+		return fmt.Errorf("the value %w", err)
 	}
+	q.At = c.At
 	t, err := trace(e.ctx, q)
 	if err != nil {
 		return err

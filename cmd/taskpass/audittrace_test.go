@@ -63,7 +63,7 @@ func TestAuditTraceFromTheCommandLine(t *testing.T) {
 		t.Error("the questions to the broker are not on the record")
 	}
 	mustFail(t, 1, []string{"give one of"}, "audit", "trace")
-	mustFail(t, 1, []string{"a fingerprint is"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
+	mustFail(t, 1, []string{"the value is not sha256: and 64"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
 	mustFail(t, 1, []string{"say who asks"}, "audit", "trace", "x", "--url", url)
 }
 
@@ -94,5 +94,34 @@ func TestAuditTraceOfWhatIsArchived(t *testing.T) {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("no %q in %s", want, r.stdout)
 		}
+	}
+}
+
+// Of a key that many had only the newest are looked at. That none of them had it at the time of a call does not say that
+// nobody had.
+func TestAuditTraceDoesNotSayNobodyOfWhoWasNotLookedAt(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	i.sql(`INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms, created_at)
+			SELECT 'crd_' || k, 'c', 't', 'a', 'p', 'pool', '{}', '{}', '{}', 60000, now() FROM generate_series(100, 300) k`,
+		`INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, cause, result, effective_at, ended_at)
+			SELECT translate(lpad(k::text, 16, '0'), '0123456789', 'abcdefghij'), 'crd_' || k, 1, 'pool', 'revoked', at, at + interval '1 hour', false, 'pool', 'revoked', 'destroyed', at + interval '1 hour', at
+			FROM generate_series(100, 300) k, LATERAL (SELECT timestamptz '2026-01-01Z' + k * interval '1 minute' AS at) t`,
+		`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+			SELECT 'evt_' || k, '2026-01-01Z', 'credential.issued', 'c', 't', 'a', 'p', 'pool', 'crd_' || k,
+				ARRAY[translate(lpad(k::text, 16, '0'), '0123456789', 'abcdefghij'), CASE WHEN k < 300 THEN 'many/key' ELSE 'few/key' END], '{}'
+			FROM generate_series(100, 300) k`,
+		`UPDATE events SET upstream_ids[2] = 'few/key' WHERE credential_id IN ('crd_298', 'crd_300')`)
+	for name, want := range map[string]string{"many/key": "not among the newest here that had it by then", "few/key": "nobody here had it then"} {
+		file := writeFile(t, t.TempDir(), "stripe.json", fmt.Sprintf(`{"created":1767312000,"method":"GET","path":"/v1/x","key_id":%q}`, name)+"\n")
+		r := must(t, "audit", "trace", "--stripe", file, "--database-url-file", filepath.Join(i.dir, "service_url"))
+		if !strings.Contains(r.stdout, "→ "+want+"\n") {
+			t.Errorf("%s: no %q in %s", name, want, r.stdout)
+		}
+	}
+	busy := fmt.Sprintf(`{"created":%d,"method":"GET","path":"/v1/x","key_id":"many/key"}`, 1767225600+299*60)
+	r := must(t, "audit", "trace", "--stripe", writeFile(t, t.TempDir(), "stripe.json", busy+"\n"), "--database-url-file", filepath.Join(i.dir, "service_url"))
+	if !strings.Contains(r.stdout, " or one of at least 9 others") {
+		t.Errorf("of more than it lists: %s", r.stdout)
 	}
 }
