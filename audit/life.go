@@ -3,6 +3,8 @@ package audit
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -97,12 +99,23 @@ func (e ending) dies(now time.Time) Life {
 	return Life{Alive: "no", Since: &at, How: how}
 }
 
+const hashed = "sha256:"
+
 // Fingerprint is a SHA-256 as the record, the API and the pages show it: "sha256:…"; empty for none.
 func Fingerprint(sum []byte) string {
 	if len(sum) == 0 {
 		return ""
 	}
-	return "sha256:" + hex.EncodeToString(sum)
+	return hashed + hex.EncodeToString(sum)
+}
+
+// ParseFingerprint reads what Fingerprint writes, in either case; the 64 digits alone will do.
+func ParseFingerprint(text string) ([]byte, error) {
+	sum, err := hex.DecodeString(strings.TrimPrefix(strings.ToLower(text), hashed))
+	if err != nil || len(sum) != sha256.Size {
+		return nil, errors.New("is not sha256: and 64 hexadecimal digits") // err may quote a secret
+	}
+	return sum, nil
 }
 
 // Hashed is what stands on the record for a text that was looked for and is not known here: it may be a secret that

@@ -1,7 +1,10 @@
 package audit
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,19 +23,39 @@ type Refused struct {
 }
 
 // Refusals counts what was refused since then, in spans of that width. complete is false where there were more than
-// MaxRefusals: then the oldest are not counted.
+// MaxRefusals: then the oldest are not counted. It reads what was refused since then, not what was before.
 func (l *Log) Refusals(ctx context.Context, since time.Time, width time.Duration) (list []Refused, complete bool, err error) {
-	rows, err := l.pool.Query(ctx, `SELECT date_bin(make_interval(secs => $2), at, $1), coalesce(body::json ->> 'code', ''), count(*)
-		FROM (SELECT at, body FROM events WHERE type = $3 AND at >= $1 ORDER BY xid DESC, seq DESC LIMIT $4) newest
-		GROUP BY 1, 2 ORDER BY 1, 2`, since, width.Seconds(), string(broker.EventRefused), MaxRefusals+1)
-	if err != nil {
-		return nil, false, err
+	q := Query{Type: string(broker.EventRefused), Since: since, Limit: MaxRefusals}
+	parts, err := l.spans(ctx, q)
+	found := map[Refused]int64{} // of each one's time and code
+	for _, part := range parts {
+		if err != nil || q.Limit < 0 {
+			break
+		}
+		err = l.refused(ctx, q, part, width, func(r Refused) {
+			n := r.N
+			r.N, q.Limit = 0, q.Limit-int(n)
+			found[r] += n
+		})
 	}
-	total := int64(0)
-	list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Refused, err error) {
-		err = row.Scan(&r.From, &r.Code, &r.N)
-		total += r.N
-		return r, err
+	for r, n := range found {
+		r.N = n
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b Refused) int { return cmp.Or(a.From.Compare(b.From), cmp.Compare(a.Code, b.Code)) })
+	return list, q.Limit >= 0, err
+}
+
+// refused counts the refusals of one part of the order, the newest up to the query's limit and one more.
+func (l *Log) refused(ctx context.Context, q Query, in span, width time.Duration, each func(Refused)) error {
+	events, args := q.sql("at, body", in)
+	sql := fmt.Sprintf("SELECT date_bin($%d, at, $%d), coalesce(body::json ->> 'code', ''), count(*) FROM (%s) newest GROUP BY 1, 2", len(args)+1, len(args)+2, events)
+	return l.planned(ctx, sql, append(args, width, q.Since), false, func(rows pgx.Rows) error {
+		var r Refused
+		_, err := pgx.ForEachRow(rows, []any{&r.From, &r.Code, &r.N}, func() error {
+			each(r)
+			return nil
+		})
+		return err
 	})
-	return list, total <= MaxRefusals, err
 }

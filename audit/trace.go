@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"reflect"
@@ -17,10 +16,14 @@ import (
 
 // Traced answers whose an upstream name or a secret is. The JSON form is the API's.
 type Traced struct {
-	Held []Held `json:"held"`           // the newest first; none: nothing of that name is on the record
+	Held []Held `json:"held"`           // the newest first; none: nothing of that name is on the record or the ledger
 	More bool   `json:"more,omitempty"` // others had it before these
 	// AtOtherTimes: the name is known, but of none of its versions that may have been usable at the time asked for.
 	AtOtherTimes bool `json:"at_other_times,omitempty"`
+
+	// Events of months before this one (2006-01) are in files: they are not in Held, and what only they tell is not known
+	// here. Empty: all are on the record.
+	ArchivedBefore string `json:"archived_before,omitempty"`
 }
 
 // Held is one version that bore the name, or had the secret: who held it, what for, and what became of it.
@@ -48,7 +51,7 @@ type Held struct {
 	Cause             string            `json:"cause,omitempty"`
 	Reason            string            `json:"reason,omitempty"`
 	Life              Life              `json:"life"`
-	Events            []json.RawMessage `json:"events"` // of this version, oldest first; the newest 200
+	Events            []json.RawMessage `json:"events"` // of this version, oldest first; the newest 200 that are not archived
 	// Contradictions are where the ledger says otherwise than the events: then what the events say is given.
 	Contradictions []Contradiction `json:"contradictions,omitempty"`
 
@@ -63,6 +66,15 @@ type TraceQuery struct {
 	Limit       int       // versions; 1 to MaxTraced; zero: 20
 }
 
+// TraceOf is the query for what somebody gives: sha256:… is a secret's fingerprint, all else a name.
+func TraceOf(text string) (q TraceQuery, err error) {
+	if !strings.HasPrefix(strings.ToLower(text), hashed) {
+		return TraceQuery{Name: text}, nil
+	}
+	q.Fingerprint, err = ParseFingerprint(text)
+	return q, err
+}
+
 const (
 	// MaxTraced is the most versions that one trace tells of.
 	MaxTraced = 100
@@ -73,7 +85,7 @@ const (
 )
 
 // Trace finds the versions that bore a name, by the record, and what became of them, by the ledger as far as the record
-// bears it out.
+// bears it out. Once months are archived it finds them by the ledger too: it keeps all, and who had a name may be alive.
 func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, error) {
 	if q.Limit == 0 {
 		q.Limit = 20
@@ -83,8 +95,15 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 	if err != nil {
 		return Traced{}, err
 	}
+	archived, err := l.ArchivedBefore(ctx)
+	if err == nil && archived != "" && !more {
+		ids, more, err = l.onLedger(ctx, q, ids)
+	}
+	if err != nil {
+		return Traced{}, err
+	}
 	held, err := l.told(ctx, ids, now)
-	t := Traced{Held: []Held{}, More: more}
+	t := Traced{Held: []Held{}, More: more, ArchivedBefore: archived}
 	for _, h := range held {
 		if !h.bears(q.Name) || !q.At.IsZero() && !h.Usable(q.At) {
 			continue
@@ -98,6 +117,9 @@ func (l *Log) Trace(ctx context.Context, q TraceQuery, now time.Time) (Traced, e
 	if err == nil && len(t.Held) == 0 && !q.At.IsZero() {
 		q.At, q.Limit = time.Time{}, 1
 		ids, _, err = l.versionsOf(ctx, q)
+		if err == nil && len(ids) == 0 && archived != "" {
+			ids, _, err = l.onLedger(ctx, q, ids)
+		}
 		t.AtOtherTimes = len(ids) > 0
 	}
 	return t, err
@@ -132,6 +154,14 @@ func (l *Log) told(ctx context.Context, ids []string, now time.Time) (list []Hel
 	return list, err
 }
 
+// most is how many versions are looked at.
+func (q TraceQuery) most() int {
+	if q.At.IsZero() {
+		return q.Limit + 1
+	}
+	return MaxTraced // some of them had ended by then
+}
+
 // versionsOf lists the ids of the versions that events with the name are about, the newest first.
 func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more bool, err error) {
 	query := Query{UpstreamID: searched(q.Name), Fingerprint: q.Fingerprint}
@@ -141,10 +171,7 @@ func (l *Log) versionsOf(ctx context.Context, q TraceQuery) (ids []string, more 
 	if !q.At.IsZero() { // it was minted before it was used
 		query.Until = q.At.Add(clocksApart + time.Microsecond) // it does not include itself
 	}
-	most := q.Limit + 1
-	if !q.At.IsZero() {
-		most = MaxTraced // some of them had ended by then
-	}
+	most := q.most()
 	seen := map[string]bool{}
 	for read := 0; read < traceReads; {
 		query.Limit = max(5*(most-len(seen)), 20) // a version has seldom more events
@@ -192,50 +219,6 @@ func deadBefore(event string, at time.Time) bool {
 	}
 	since, err := time.Parse(time.RFC3339, r.Revocation.EffectiveAt)
 	return err == nil && since.Before(at) && (r.State == broker.StateRevoked || r.State == broker.StateExpired)
-}
-
-const ledgerOf = `SELECT c.id, v.number, v.id, c.task_id, c.parent_task_id, c.agent_id, c.caller, c.profile, c.provider, c.requested, c.scopes, c.ttl_ms,
-	v.state, v.issued_at, v.expires_at, v.upstream_expires_at, v.upstream, v.upstream_ids, v.trace, v.fingerprint, v.cause, v.reason,
-	v.result, v.effective_at, v.basis, v.self_expires, v.unclaimed
-FROM versions v JOIN credentials c ON c.id = v.credential_id WHERE v.id = ANY ($1)`
-
-// ledger reads what became of versions, in the order of their ids given. One that is on the record only has nothing but its
-// id.
-func (l *Log) ledger(ctx context.Context, ids []string, now time.Time) (list []Held, err error) {
-	err = l.planned(ctx, ledgerOf, []any{ids}, true, func(rows pgx.Rows) error {
-		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Held, error) { return scanHeld(row, now) })
-		return err
-	})
-	order := map[string]int{}
-	for i, id := range ids {
-		order[id] = i
-		if err == nil && !slices.ContainsFunc(list, func(h Held) bool { return h.VersionID == id }) {
-			list = append(list, Held{VersionID: id})
-		}
-	}
-	slices.SortFunc(list, func(a, b Held) int { return cmp.Compare(order[a.VersionID], order[b.VersionID]) })
-	return list, err
-}
-
-func scanHeld(row pgx.CollectableRow, now time.Time) (h Held, err error) {
-	var end ending
-	var ttl int64
-	var fingerprint []byte
-	err = row.Scan(&h.CredentialID, &h.Version, &h.VersionID, &h.TaskID, &h.ParentTaskID, &h.AgentID, &h.Caller, &h.Profile, &h.Provider,
-		&h.RequestedScopes, &h.Scopes, &ttl, &h.State, &h.IssuedAt, &h.ExpiresAt, &h.UpstreamExpiresAt, &h.Upstream, &h.UpstreamIDs, &h.Trace,
-		&fingerprint, &h.Cause, &h.Reason, &end.result, &end.effectiveAt, &end.basis, &end.selfExpires, &end.unclaimed)
-	h.TTLSeconds, h.Fingerprint = float64(ttl)/1000, Fingerprint(fingerprint)
-	h.IssuedAt, h.ExpiresAt = h.IssuedAt.UTC(), h.ExpiresAt.UTC()
-	if h.UpstreamExpiresAt != nil {
-		*h.UpstreamExpiresAt = h.UpstreamExpiresAt.UTC()
-	}
-	end.state, end.expiresAt = h.State, h.ExpiresAt
-	h.Life = end.life(now.UTC())
-	h.Ending = Ending{Result: end.result, Basis: end.basis}
-	if end.effectiveAt != nil {
-		h.Ending.EffectiveAt = *end.effectiveAt
-	}
-	return h, err
 }
 
 // storiesOf finds the latest events of each version by its id, which is the first of its names. It is asked for as Query

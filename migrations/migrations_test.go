@@ -314,6 +314,42 @@ func TestNotingTimes(t *testing.T) {
 	}
 }
 
+// Without a bound, a migration that waits for one reader of the record would hold up all who write to it, behind its back.
+func TestAReaderHoldsUpTheMigrationAlone(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	up(t, db, migrations.Login{})
+	admin, reader := connect(t, db.AdminURL), connect(t, db.AdminURL)
+	for _, statement := range []string{ // as it was before
+		"DROP FUNCTION note_event_stretches", "DROP TABLE event_stretches", "CREATE INDEX events_by_time ON events (at)",
+		"DELETE FROM goose_db_version WHERE version_id >= 8",
+	} {
+		if _, err := admin.Exec(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	tx, err := reader.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT FROM events"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = migrations.Up(ctx, db.AdminURL)
+	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "55P03" {
+		t.Errorf("beside an open reader: %v", err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	up(t, db, migrations.Login{})
+	if read[bool](t, admin, "SELECT to_regclass('events_by_time') IS NOT NULL OR to_regclass('event_stretches') IS NULL") {
+		t.Error("run again, it is not done")
+	}
+}
+
 // An event of a month whose partition is missing still finds its place, and then that month gets no partition of its own.
 func TestEventOutsideThePartitions(t *testing.T) {
 	t.Parallel()

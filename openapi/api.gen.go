@@ -388,7 +388,7 @@ type AuditHeld struct {
 	Contradictions []AuditHeld_Contradictions `json:"contradictions,omitempty,omitzero"`
 	CredentialID   string                     `json:"credential_id"`
 
-	// Events Of this version, oldest first; the newest 200.
+	// Events Of this version, oldest first; the newest 200 that are not archived.
 	Events            []AuditEvent      `json:"events"`
 	ExpiresAt         time.Time         `json:"expires_at"`
 	Fingerprint       string            `json:"fingerprint,omitempty,omitzero"`
@@ -449,6 +449,9 @@ type AuditPage struct {
 
 // AuditTrace defines model for AuditTrace.
 type AuditTrace struct {
+	// ArchivedBefore A month, such as 2026-01: events of months before it are in files, not in this answer. Absent: all are on the record.
+	ArchivedBefore string `json:"archived_before,omitempty,omitzero"`
+
 	// AtOtherTimes With `at`: the name is known, but of no version that may have been usable then.
 	AtOtherTimes bool        `json:"at_other_times,omitempty,omitzero"`
 	Held         []AuditHeld `json:"held"`

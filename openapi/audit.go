@@ -2,11 +2,9 @@ package openapi
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -47,7 +45,7 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 
 // unhex is the hash in a fingerprint; nil for none. The contract has bounded its form.
 func unhex(fingerprint string) []byte {
-	sum, _ := hex.DecodeString(strings.TrimPrefix(fingerprint, "sha256:"))
+	sum, _ := audit.ParseFingerprint(fingerprint)
 	return sum
 }
 

@@ -99,6 +99,48 @@ func TestTraceOfASession(t *testing.T) {
 	}
 }
 
+// archive takes the part of the record that a credential's events are in away, as `taskpass audit archive` does.
+func (a *api) archive(credential string) {
+	a.t.Helper()
+	var part string
+	if err := a.admin().QueryRow(a.t.Context(), "SELECT DISTINCT tableoid::regclass::text FROM events WHERE credential_id = $1", credential).Scan(&part); err != nil {
+		a.t.Fatal(err)
+	}
+	for _, statement := range []string{
+		"ALTER TABLE events DETACH PARTITION " + part,
+		"INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) VALUES ('2025-11', 0, 1, 1, 1, sha256('')), ('2025-12', 1, 2, 1, 2, sha256(''))",
+	} {
+		a.exec(statement)
+	}
+}
+
+// When its events are in a file, a credential that works is not said to be unknown; what is, is said to be unknown only in
+// what is not archived.
+func TestTraceOfWhatIsArchived(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	c := a.issue("t")
+	sum := sha256.Sum256([]byte(c.Secret.Fields["session_token"]))
+	if found := a.trace("upstream_id", "ASIANOBODY"); found.ArchivedBefore != "" {
+		t.Errorf("nothing is archived, and it says before %s", found.ArchivedBefore)
+	}
+	a.archive(c.ID)
+	for parameter, names := range map[string][]string{
+		"upstream_id": {c.ID, c.Trace["access_key_id"], c.Trace["role_session_name"], c.Trace["assumed_role_id"], c.Trace["assumed_role_arn"]},
+		"fingerprint": {"sha256:" + hex.EncodeToString(sum[:])},
+	} {
+		for _, name := range names {
+			found := a.trace(parameter, name)
+			if len(found.Held) != 1 || found.Held[0].CredentialID != c.ID || found.Held[0].Life.Alive != openapi.Yes || len(found.Held[0].Events) != 0 || found.ArchivedBefore != "2026-01" {
+				t.Errorf("%s: %+v", name, found)
+			}
+		}
+	}
+	if got := a.call("aud", "GET", "/v1/audit/trace?upstream_id=x", "").body; strings.TrimSpace(got) != `{"archived_before":"2026-01","held":[]}` {
+		t.Errorf("nothing is %s", got)
+	}
+}
+
 // A pool's key has one holder after the other: the time of the call tells which.
 func TestTraceOfAPoolKey(t *testing.T) {
 	t.Parallel()

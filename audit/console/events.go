@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -64,15 +63,13 @@ func query(r *http.Request) (q audit.Query, fields map[string]string, err error)
 		return q, nil, err
 	}
 	if f := fields["fingerprint"]; f != "" {
-		if q.Fingerprint, err = fingerprint(f); err != nil {
+		if q.Fingerprint, err = audit.ParseFingerprint(f); err != nil {
 			return q, nil, invalid("fingerprint", err.Error())
 		}
 		fields["fingerprint"] = audit.Fingerprint(q.Fingerprint)
 	}
 	return q, fields, nil
 }
-
-var errFingerprint = errors.New("is not sha256: and 64 hexadecimal digits")
 
 // momentOf reads a time of the query, as a browser's user or the API writes it; without a zone it is UTC. Empty: the zero
 // time.

@@ -2,11 +2,9 @@ package console
 
 import (
 	"context"
-	"encoding/hex"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -23,6 +21,7 @@ type traced struct {
 	More         bool
 	AtOtherTimes bool
 	Line         timeline
+	Archived     string // the month before which events are in files; empty: none are
 	Proven       bool   // there is a tree, which proves events
 	Events       string // all events that bear the name as it was given; empty where there may be none
 }
@@ -51,13 +50,14 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 	if name == "" {
 		return v, nil
 	}
-	q, filter := audit.TraceQuery{Name: name, At: used}, "upstream_id"
-	if strings.HasPrefix(strings.ToLower(name), "sha256:") {
-		q.Name, filter = "", "fingerprint"
-		if q.Fingerprint, err = fingerprint(name); err != nil {
-			return view{}, invalid("q", err.Error())
-		}
-		name = audit.Fingerprint(q.Fingerprint)
+	q, err := audit.TraceOf(name)
+	if err != nil {
+		return view{}, invalid("q", err.Error())
+	}
+	q.At = used
+	filter := "upstream_id"
+	if q.Fingerprint != nil {
+		name, filter = audit.Fingerprint(q.Fingerprint), "fingerprint"
 	}
 	found, err := c.Record.Trace(ctx, q, c.Clock())
 	if err != nil {
@@ -74,22 +74,14 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 			t.Events = "/console/events?" + url.Values{filter: {name}}.Encode()
 		}
 	}
-	t.More, t.AtOtherTimes, t.Line = found.More, found.AtOtherTimes, draw(drawn, c.Clock(), used)
+	t.More, t.AtOtherTimes, t.Archived = found.More, found.AtOtherTimes, found.ArchivedBefore
+	t.Line = draw(drawn, c.Clock(), used)
 	v.Data, v.Sheets = t, map[string]sheet{"trace": traceSheet(t.Held)}
 	v.Asked = asked("trace", len(t.Held) > 0, map[string]string{filter: name, "at": at})
 	if len(t.Held) > 0 {
 		v.Pace = tracePace
 	}
 	return v, nil
-}
-
-// fingerprint reads sha256:HEX.
-func fingerprint(text string) ([]byte, error) {
-	sum, err := hex.DecodeString(strings.TrimPrefix(strings.ToLower(text), "sha256:"))
-	if err != nil || len(sum) != 32 {
-		return nil, errFingerprint
-	}
-	return sum, nil
 }
 
 func holderOf(h audit.Held) (holder, error) {

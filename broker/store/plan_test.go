@@ -36,13 +36,14 @@ var crowd = []string{
 			CASE WHEN i % 100 < 85 THEN 'expired' WHEN i % 100 < 93 THEN 'revoked' WHEN i % 100 < 97 THEN 'active'
 				WHEN i % 100 = 97 THEN 'revoking' WHEN i % 100 = 98 THEN 'stuck' ELSE 'issuing' END AS state) s`,
 	`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
-		SELECT 'evt_' || i, now() - (50000 - i) * interval '1 second', CASE WHEN i % 1000 = 0 THEN 'credential.stuck' ELSE 'credential.issued' END,
+		SELECT 'evt_' || i, now() - (50000 - i) * interval '1 second', CASE WHEN i % 1000 = 0 THEN 'credential.stuck' WHEN i % 10 = 2 THEN 'credential.refused' ELSE 'credential.issued' END,
 			CASE WHEN i % 5000 = 0 THEN 'caller-rare' ELSE 'caller-' || i % 4 END, 'task-' || i / 5, 'agent-' || i % 500,
 			CASE WHEN i % 5000 = 0 THEN 'profile-rare' ELSE 'profile-' || i % 3 END,
 			CASE WHEN i % 5000 = 0 THEN 'rare' ELSE (ARRAY['aws', 'gcp', 'pool'])[1 + i % 3] END, 'crd_' || lpad(i::text, 26, '0'), ARRAY['AKIA' || i, 'v' || i, 'search/key-' || i % 4], '{}'
 		FROM generate_series(1, 50000) i`,
 	`INSERT INTO slots (pool, name, seat, state, credential_id, fingerprint, due_back_at)
 		SELECT 'big', 'k' || i, 1, 'held', 'crd_' || lpad((i * 100 + 93)::text, 26, '0'), int4send(i), now() + interval '1 hour' FROM generate_series(1, 5) i`,
+	"INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) VALUES ('2020-01', 0, 1, 1, 1, sha256(''))",
 	"ANALYZE",
 }
 
@@ -122,6 +123,12 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 			}
 			p, err := log.Find(t.Context(), q)
 			return len(p.Events), err
+		}
+	}
+	trace := func(q audit.TraceQuery) func() (int, error) {
+		return func() (int, error) {
+			found, err := log.Trace(t.Context(), q, now)
+			return len(found.Held), err
 		}
 	}
 	oldestFirst := func(q audit.Query) func() (int, error) {
@@ -230,6 +237,13 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 		{"record by rare caller, since", find(audit.Query{Caller: "caller-rare", Since: ago(7)}), "events_by_caller", 5, 50},
 		{"record by shared upstream id, until", find(audit.Query{UpstreamID: "search/key-1", Until: ago(7)}), "events_by_name_3", 50, 800},
 		{"record by task, since", find(audit.Query{TaskID: "task-9000", Since: ago(7)}), "events_by_task", 5, 50},
+		{"trace a name where months are archived", trace(audit.TraceQuery{Name: "AKIANOBODY"}), "versions_ended_by_name", 0, 8000}, // all that is alive
+		{"trace a secret where months are archived", trace(audit.TraceQuery{Fingerprint: []byte("x")}), "versions_ended_by_fingerprint", 0, 8000},
+		{"trace a credential where months are archived", trace(audit.TraceQuery{Name: "crd_00000000000000000000012345"}), "versions_credential_id_number_key", 1, 50},
+		{"refusals of an hour", func() (int, error) {
+			found, _, err := log.Refusals(t.Context(), ago(1), time.Minute)
+			return len(found), err
+		}, "events_by_type", 50, 800}, // of 5000
 		{"record by task and type", find(audit.Query{TaskID: "task-77", Type: "credential.issued"}), "events_by_task", 5, 50},
 	} {
 		const times = 8 // more than PostgreSQL takes to consider the plan that it keeps

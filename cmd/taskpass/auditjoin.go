@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -21,7 +22,7 @@ const remembered = 4096
 func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error {
 	out := bufio.NewWriter(e.stdout)
 	asked := &answers{trace: trace, known: map[string]audit.Traced{}}
-	ours, weaker, all := 0, 0, 0
+	ours, weaker, all, archived := 0, 0, 0, ""
 	for line, err := range lines {
 		if err != nil {
 			return errors.Join(err, out.Flush()) // what was read before stands
@@ -35,7 +36,7 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 		if !line.At.IsZero() {
 			at = stampOf(line.At)
 		}
-		if len(w.held) > 0 {
+		if archived = cmp.Or(archived, w.archived); len(w.held) > 0 {
 			ours++
 			if w.by != "" {
 				weaker++
@@ -50,26 +51,37 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 		_, _ = fmt.Fprintf(out, ", %d of them by a weaker name only", weaker)
 	}
 	_, _ = fmt.Fprintln(out)
+	if archived != "" {
+		_, _ = fmt.Fprintf(out, "events of months before %s are in files\n", archived)
+	}
 	return out.Flush()
 }
 
 // whose is what a line's names lead to.
 type whose struct {
-	held []audit.Held // who may have made the call
-	ever bool         // somebody had the name, then or at another time
-	by   string       // which name led there, and which surer one of the line did not; "": the surest did
+	held     []audit.Held // who may have made the call
+	ever     bool         // somebody had the name, then or at another time
+	more     bool         // others had it by then, who were not looked at
+	by       string       // which name led there, and which surer one of the line did not; "": the surest did
+	archived string       // the month before which events are in files; empty: none are
 }
 
 func (w whose) words(at time.Time) string {
 	switch {
+	case len(w.held) == 0 && w.more:
+		return "not among the newest here that had it by then"
 	case len(w.held) == 0 && w.ever:
 		return "nobody here had it then"
+	case len(w.held) == 0 && w.archived != "":
+		return "unknown here in what is not archived"
 	case len(w.held) == 0:
 		return "unknown here"
 	}
 	h := w.held[0]
 	text := fmt.Sprintf("task %s, agent %s, %s version %d (%s)", h.TaskID, h.AgentID, h.CredentialID, h.Version, h.State)
 	switch others := len(w.held) - 1; {
+	case others > 0 && w.more:
+		text += fmt.Sprintf(" or one of at least %d others", others)
 	case others > 0:
 		text += fmt.Sprintf(" or one of %d others", others)
 	case !at.IsZero() && !h.Usable(at):
@@ -149,13 +161,13 @@ func (a *answers) ask(ctx context.Context, q audit.TraceQuery, at time.Time, w *
 		}
 		a.known[key] = t
 	}
-	w.held, w.ever = t.Held, w.ever || len(t.Held) > 0
+	w.held, w.ever, w.archived = t.Held, w.ever || len(t.Held) > 0, t.ArchivedBefore
 	if len(t.Held) < 2 || at.IsZero() {
 		return nil
 	}
 	q.At, q.Limit = at, 10
 	then, err := a.trace(ctx, q)
-	w.held = then.Held
+	w.held, w.more = then.Held, then.More || w.more && len(then.Held) == 0
 	return err
 }
 

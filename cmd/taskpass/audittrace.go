@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,22 +57,24 @@ func (c *auditTraceCmd) Run(e *env) error {
 	case c.Stripe != "":
 		return joinFile(e, c.Stripe, upstreamlog.Stripe, trace)
 	}
-	q := audit.TraceQuery{Name: c.Value, At: c.At}
-	if hash, ok := strings.CutPrefix(c.Value, "sha256:"); ok {
-		if q.Fingerprint, err = hex.DecodeString(hash); err != nil || len(q.Fingerprint) != 32 {
-			return errors.New("a fingerprint is sha256: and 64 hexadecimal digits")
-		}
-		q.Name = ""
-	} else if sum := upstreamlog.Secret(c.Value); sum != nil {
+	q, err := audit.TraceOf(c.Value)
+	if err != nil {
+		return fmt.Errorf("the value %w", err)
+	}
+	if sum := upstreamlog.Secret(c.Value); sum != nil {
 		_, _ = fmt.Fprintln(e.stderr, "That is a secret by its form: it is looked for by its SHA-256, and is sent nowhere.")
 		q.Name, q.Fingerprint = "", sum
 	}
+	q.At = c.At
 	t, err := trace(e.ctx, q)
 	if err != nil {
 		return err
 	}
 	if len(t.Held) == 0 && t.AtOtherTimes {
 		return errors.New("nobody here had it then; at other times somebody did: leave out --at")
+	}
+	if len(t.Held) == 0 && t.ArchivedBefore != "" {
+		return fmt.Errorf("unknown here in what is not archived: events of months before %s are in files", t.ArchivedBefore)
 	}
 	if len(t.Held) == 0 {
 		return errors.New("unknown here: nothing of that name is on the record")

@@ -72,7 +72,7 @@ func TestAuditTraceFromTheCommandLine(t *testing.T) {
 	mustFail(t, 1, []string{"invalid_request: the request is not valid\n", "\n  /query/upstream_id does not match ^[ -~]+$\n"},
 		"audit", "trace", "\xff", "--url", url, "--token-file", writeFile(t, t.TempDir(), "token", i.tokens["aud"]))
 	mustFail(t, 1, []string{"give one of"}, "audit", "trace")
-	mustFail(t, 1, []string{"a fingerprint is"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
+	mustFail(t, 1, []string{"the value is not sha256: and 64"}, "audit", "trace", "sha256:zz", "--database-url-file", filepath.Join(i.dir, "service_url"))
 	mustFail(t, 1, []string{"say who asks"}, "audit", "trace", "x", "--url", url)
 }
 
@@ -154,5 +154,64 @@ func TestAWeakerNameIsSaidToBeOne(t *testing.T) {
 				t.Errorf("line %d is %q, want …%q", n+1, lines[n], c.want)
 			}
 		}
+	}
+}
+
+// What is in no event any more may be in a file: neither a name nor a line of a log is said to be unknown as if it were not.
+func TestAuditTraceOfWhatIsArchived(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	c, url := i.serve()
+	var issued struct {
+		ID    string
+		Trace map[string]string
+	}
+	if err := json.Unmarshal([]byte(mustCall(t, http.StatusCreated, "POST", url+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))), &issued); err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	i.sql("DO $$ BEGIN EXECUTE 'ALTER TABLE events DETACH PARTITION ' || (SELECT DISTINCT tableoid::regclass FROM events WHERE credential_id <> ''); END $$",
+		"INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256) VALUES ('2026-01', 0, 1, 1, 1, sha256(''))")
+	trace := []string{"audit", "trace", "--database-url-file", filepath.Join(i.dir, "service_url")}
+	name := issued.Trace["access_key_id"]
+	if r := must(t, append(trace, name)...); !strings.Contains(r.stdout, issued.ID+" version 1, active") {
+		t.Errorf("%s", r.stdout)
+	}
+	mustFail(t, 1, []string{"unknown here in what is not archived: events of months before 2026-02 are in files"}, append(trace, "ASIANOBODY")...)
+	file := writeFile(t, t.TempDir(), "stripe.json", fmt.Sprintf(`{"created":4102444800,"method":"GET","path":"/v1/x","key_id":%q}`, name)+"\n"+`{"method":"GET","key_id":"nobody's"}`+"\n")
+	r := must(t, append(trace, "--stripe", file)...)
+	for _, want := range []string{", " + issued.ID + " version 1 (active)", "→ unknown here in what is not archived\n", "1 of 2 are of tasks here\nevents of months before 2026-02 are in files\n"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("no %q in %s", want, r.stdout)
+		}
+	}
+}
+
+// Of a key that many had only the newest are looked at. That none of them had it at the time of a call does not say that
+// nobody had.
+func TestAuditTraceDoesNotSayNobodyOfWhoWasNotLookedAt(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	i.sql(`INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms, created_at)
+			SELECT 'crd_' || k, 'c', 't', 'a', 'p', 'pool', '{}', '{}', '{}', 60000, now() FROM generate_series(100, 300) k`,
+		`INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, cause, result, effective_at, ended_at)
+			SELECT translate(lpad(k::text, 16, '0'), '0123456789', 'abcdefghij'), 'crd_' || k, 1, 'pool', 'revoked', at, at + interval '1 hour', false, 'pool', 'revoked', 'destroyed', at + interval '1 hour', at
+			FROM generate_series(100, 300) k, LATERAL (SELECT timestamptz '2026-01-01Z' + k * interval '1 minute' AS at) t`,
+		`INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+			SELECT 'evt_' || k, '2026-01-01Z', 'credential.issued', 'c', 't', 'a', 'p', 'pool', 'crd_' || k,
+				ARRAY[translate(lpad(k::text, 16, '0'), '0123456789', 'abcdefghij'), CASE WHEN k < 300 THEN 'many/key' ELSE 'few/key' END], '{}'
+			FROM generate_series(100, 300) k`,
+		`UPDATE events SET upstream_ids[2] = 'few/key' WHERE credential_id IN ('crd_298', 'crd_300')`)
+	for name, want := range map[string]string{"many/key": "not among the newest here that had it by then", "few/key": "nobody here had it then"} {
+		file := writeFile(t, t.TempDir(), "stripe.json", fmt.Sprintf(`{"created":1767312000,"method":"GET","path":"/v1/x","key_id":%q}`, name)+"\n")
+		r := must(t, "audit", "trace", "--stripe", file, "--database-url-file", filepath.Join(i.dir, "service_url"))
+		if !strings.Contains(r.stdout, "→ "+want+"\n") {
+			t.Errorf("%s: no %q in %s", name, want, r.stdout)
+		}
+	}
+	busy := fmt.Sprintf(`{"created":%d,"method":"GET","path":"/v1/x","key_id":"many/key"}`, 1767225600+299*60)
+	r := must(t, "audit", "trace", "--stripe", writeFile(t, t.TempDir(), "stripe.json", busy+"\n"), "--database-url-file", filepath.Join(i.dir, "service_url"))
+	if !strings.Contains(r.stdout, " or one of at least 9 others") {
+		t.Errorf("of more than it lists: %s", r.stdout)
 	}
 }

@@ -388,7 +388,7 @@ type AuditHeld struct {
 	Contradictions []AuditHeld_Contradictions `json:"contradictions,omitempty,omitzero"`
 	CredentialID   string                     `json:"credential_id"`
 
-	// Events Of this version, oldest first; the newest 200.
+	// Events Of this version, oldest first; the newest 200 that are not archived.
 	Events            []AuditEvent      `json:"events"`
 	ExpiresAt         time.Time         `json:"expires_at"`
 	Fingerprint       string            `json:"fingerprint,omitempty,omitzero"`
@@ -449,6 +449,9 @@ type AuditPage struct {
 
 // AuditTrace defines model for AuditTrace.
 type AuditTrace struct {
+	// ArchivedBefore A month, such as 2026-01: events of months before it are in files, not in this answer. Absent: all are on the record.
+	ArchivedBefore string `json:"archived_before,omitempty,omitzero"`
+
 	// AtOtherTimes With `at`: the name is known, but of no version that may have been usable then.
 	AtOtherTimes bool        `json:"at_other_times,omitempty,omitzero"`
 	Held         []AuditHeld `json:"held"`
@@ -1166,8 +1169,8 @@ type ClientInterface interface {
 	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
 	// or a credential's id, `crd_…`.
 	// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
-	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
-	// recorded.
+	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Who had a name is found
+	// after the events are archived too; `archived_before` says that months are. Tracing is itself recorded.
 	//
 	// Corresponds with GET /v1/audit/trace (the `TraceAudit` operationId).
 	TraceAudit(ctx context.Context, params *TraceAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1529,8 +1532,8 @@ func (c *Client) GetAuditTile(ctx context.Context, level int, number int64, reqE
 // principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
 // or a credential's id, `crd_…`.
 // A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
-// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
-// recorded.
+// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Who had a name is found
+// after the events are archived too; `archived_before` says that months are. Tracing is itself recorded.
 //
 // Corresponds with GET /v1/audit/trace (the `TraceAudit` operationId).
 func (c *Client) TraceAudit(ctx context.Context, params *TraceAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3566,8 +3569,8 @@ type ClientWithResponsesInterface interface {
 	// principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
 	// or a credential's id, `crd_…`.
 	// A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
-	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
-	// recorded.
+	// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Who had a name is found
+	// after the events are archived too; `archived_before` says that months are. Tracing is itself recorded.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5214,8 +5217,8 @@ func (c *ClientWithResponses) GetAuditTileWithResponse(ctx context.Context, leve
 // principal id `AROA…:name` or ARN, a session's name or source identity, a service account or its key, a pool's key;
 // or a credential's id, `crd_…`.
 // A name that many versions bore one after the other is told apart by `at`, the time of the call: only what may have
-// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Tracing is itself
-// recorded.
+// been usable then is answered, five minutes more or less. Nothing of that name: an empty list. Who had a name is found
+// after the events are archived too; `archived_before` says that months are. Tracing is itself recorded.
 //
 // Returns a wrapper object for the known response body format(s).
 //
