@@ -71,7 +71,7 @@ var attacks = map[string]struct {
 			OVERRIDING SYSTEM VALUE SELECT id, xid, seq, at, type, caller, task_id, 'agent-18', profile, provider, credential_id, upstream_ids,
 			replace(body, 'agent-17', 'agent-18') FROM events WHERE id = '{ID}'`}, tree.Inserted, 300},
 	"a leaf is made that of its neighbour, and its event is removed": {
-		[]string{`DELETE FROM events WHERE id = '{ID}'`, `UPDATE tree_leaves l SET event_id = n.event_id, xid = n.xid, seq = n.seq, hash = n.hash
+		[]string{`DELETE FROM events WHERE id = '{ID}'`, `UPDATE tree_leaves l SET event_id = n.event_id, xid = n.xid, seq = n.seq, at = n.at, hash = n.hash
 			FROM tree_leaves n WHERE l.idx = 300 AND n.idx = 301`}, tree.Removed, 301}, // of the two that claim it the first gets it
 	"its searchable time is the end of all times": {
 		[]string{`UPDATE events SET at = 'infinity' WHERE id = '{ID}'`}, tree.Redated, 300},
@@ -79,6 +79,8 @@ var attacks = map[string]struct {
 		[]string{`UPDATE tree_leaves SET at = 'infinity' WHERE idx = 300`, `DELETE FROM events WHERE id = '{ID}'`}, tree.Removed, 300},
 	"its leaf stands beyond all transactions": {
 		[]string{`UPDATE tree_leaves SET xid = '18446744073709551615' WHERE idx = 300`}, tree.Inserted, 300}, // and its leaf is missing its event
+	"only its leaf's time": {
+		[]string{`UPDATE tree_leaves SET at = at - interval '1 month' WHERE idx = 300`}, tree.BadTree, 300},
 	"its leaf has lost its name": {
 		[]string{`UPDATE tree_leaves SET event_id = '' WHERE idx = 300`}, tree.BadTree, 300},
 	"leaves are gone whose tile is not whole": {

@@ -31,7 +31,7 @@ func (w *walk) merge(leaves []storedLeaf, events []storedEvent, end position) er
 		}
 		line := tree.Line{Index: l.idx, ID: l.id, Leaf: &l.hash}
 		if e, ok := own[i]; ok {
-			line.Body, line.Columns = events[e].body, events[e].Contradicted(events[e].body)
+			line.Body, line.Columns = events[e].body, l.contradicted(&events[e])
 		} else {
 			if archived == nil {
 				var err error

@@ -20,7 +20,7 @@ func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Repor
 		return tree.Report{}, err
 	}
 	var leaves int64
-	if err := l.pool.QueryRow(ctx, "SELECT coalesce(max(idx) + 1, 0) FROM tree_leaves").Scan(&leaves); err != nil {
+	if err := l.pool.QueryRow(ctx, "SELECT "+leafCount+" FROM tree_leaves").Scan(&leaves); err != nil {
 		return tree.Report{}, err
 	}
 	var newest tree.Checkpoint // that the tree can come to
@@ -43,6 +43,9 @@ func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Repor
 		}
 	}
 	report, err := tree.Verify(h, lines, stored)
+	if err == nil {
+		err = l.rest(ctx, newest.Size, leaves, &report)
+	}
 	report.Faults = append(report.Faults, unsigned...)
 	return report, err
 }

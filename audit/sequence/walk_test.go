@@ -46,7 +46,7 @@ func TestThousandsAtOnce(t *testing.T) {
 		name string
 		sql  []string
 		want tree.Fault
-		all  int // faults
+		all  int // faults; in the database each tile that is gone is one too
 	}{
 		{"leaves and their tiles", []string{leaves, tiles}, tree.Fault{What: tree.BadTree, Index: 500}, 10_001},
 		{"leaves", []string{leaves}, tree.Fault{What: tree.BadTree, Index: 500}, 10_001},
@@ -70,8 +70,12 @@ func TestThousandsAtOnce(t *testing.T) {
 			if at < 0 || at > 0 && c.want.To == 0 || report.OK() {
 				t.Errorf("%s, %s: %v", c.name, how, report.Faults[:min(3, len(report.Faults))])
 			}
-			if all := len(report.Faults) + report.More; all != c.all {
-				t.Errorf("%s, %s: %d faults, want %d: %v", c.name, how, all, c.all, report.Faults[len(report.Faults)-1])
+			want := c.all
+			if how == "in the database" && slices.Contains(c.sql, tiles) {
+				want += 41
+			}
+			if all := len(report.Faults) + report.More; all != want {
+				t.Errorf("%s, %s: %d faults, want %d: %v", c.name, how, all, want, report.Faults[len(report.Faults)-1])
 			}
 		}
 		restore()

@@ -45,6 +45,9 @@ type Line struct {
 	Tile    *Tile             // set on a line of its own, with nothing else
 }
 
+// LeafTime stands among a Line's columns where the leaf has another time than its event, and is else the event's.
+const LeafTime = "leaf.at"
+
 // Tile is the stored hash of the N-th Width leaves.
 type Tile struct {
 	N    int64

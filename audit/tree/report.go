@@ -80,6 +80,15 @@ func (r *Report) add(f Fault) {
 	r.Faults = append(r.Faults, f)
 }
 
+// Join puts other faults behind those that are there, but for what was named already.
+func (r *Report) Join(faults ...Fault) {
+	for _, f := range faults {
+		if !slices.ContainsFunc(r.Faults, func(g Fault) bool { return g.What == f.What && g.Index == f.Index && g.To == f.To }) {
+			r.add(f)
+		}
+	}
+}
+
 // order puts what is about one event first, by where it is, and behind it the ranges, the narrowest first.
 func (r *Report) order() {
 	width := func(f Fault) int64 { return max(f.To-f.Index, 1) }

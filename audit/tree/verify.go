@@ -172,8 +172,11 @@ func (v *verifier) event(l Line) {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		if slices.Contains(names, "at") {
+		switch {
+		case slices.Contains(names, "at"):
 			what = Redated
+		case slices.Equal(names, []string{LeafTime}):
+			what = BadTree
 		}
 		v.report.add(Fault{What: what, Index: l.Index, EventID: id, Detail: fmt.Sprintf("what it is searched by contradicts its body: %v", names)})
 	}
