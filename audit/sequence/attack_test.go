@@ -63,6 +63,11 @@ var attacks = map[string]struct {
 		[]string{`INSERT INTO events (id, xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
 			OVERRIDING SYSTEM VALUE SELECT 'evt_new', xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids,
 			replace(body, id, 'evt_new') FROM events WHERE id = '{ID}'`}, tree.Inserted, 300},
+	"an event is inserted before the first transaction": {[]string{inserted("0", "0")}, tree.Inserted, 0},
+	"before the first place in it":                      {[]string{inserted("0", "-1")}, tree.Inserted, 0},
+	"before every place that there is":                  {[]string{inserted("0", "-9223372036854775808")}, tree.Inserted, 0},
+	"in a transaction that never comes":                 {[]string{inserted("9223372036854775807", "1")}, tree.Inserted, 1000},
+	"behind every place that there is":                  {[]string{inserted("18446744073709551615", "9223372036854775807")}, tree.Inserted, 1000},
 	"an event is there twice": {
 		[]string{`INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM events WHERE id = '{ID}'`}, tree.Inserted, 300},
 	"a second one of the same id has another body": {
@@ -96,6 +101,13 @@ var attacks = map[string]struct {
 	"the events' end is cut off, and the tree's": {
 		[]string{`DELETE FROM events WHERE (xid, seq) > (SELECT xid, seq FROM tree_leaves WHERE idx = 599)`, `DELETE FROM tree_leaves WHERE idx > 599`,
 			`DELETE FROM tree_tiles WHERE level = 0 AND n >= 2`, `DELETE FROM tree_checkpoints WHERE size > 600`}, tree.Truncated, 600},
+}
+
+// inserted puts a copy of event 300 at a place where the walk through the record once did not look, and a search does.
+func inserted(xid, seq string) string {
+	return `INSERT INTO events (id, xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+		OVERRIDING SYSTEM VALUE SELECT 'evt_new', '` + xid + `', ` + seq + `, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids,
+		replace(body, id, 'evt_new') FROM events WHERE id = '{ID}'`
 }
 
 // attacked is a record of 1000 events, with checkpoints for 600 and 1000.

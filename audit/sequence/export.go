@@ -40,7 +40,7 @@ func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h 
 	if err != nil {
 		return h, nil, err
 	}
-	w := walk{l: l, ctx: ctx, from: from, to: to, archived: archived}
+	w := walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size, archived: archived}
 	return h, w.all, nil
 }
 

@@ -74,6 +74,7 @@ func (r *round) head() error {
 		FROM tree_leaves ORDER BY idx DESC LIMIT 1`).Scan(&r.size, &r.last.xid, &r.last.seq, &ahead)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
+		r.last = firstPosition
 		return nil
 	case err != nil:
 		return err

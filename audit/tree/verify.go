@@ -104,7 +104,11 @@ func (v *verifier) line(l Line) {
 		return
 	case l.Index < 0:
 		v.report.Events++
-		v.report.add(Fault{What: Inserted, Index: v.at(), EventID: idOf(l.Body), Detail: "an event that is in no leaf stands before this one"})
+		detail := "an event that is in no leaf stands before this one"
+		if v.at() == v.report.Header.Size {
+			detail = "an event that is in no leaf stands behind the last one, where none can have come yet"
+		}
+		v.report.add(Fault{What: Inserted, Index: v.at(), EventID: idOf(l.Body), Detail: detail})
 		return
 	case l.Index < v.at() || l.Index >= v.report.Header.To:
 		v.report.Events++
