@@ -33,7 +33,7 @@ type Config struct {
 	Alarm func(ctx context.Context, reason string)
 	Clock func() time.Time // nil: time.Now
 
-	Every     time.Duration // a round, and at most one checkpoint; zero: 1 s
+	Every     time.Duration // a round, and about one checkpoint, half of it after the last at the earliest; zero: 1 s
 	Heartbeat time.Duration // at least one checkpoint, even if nothing happens; zero: 50 s
 
 	Reached func(ctx context.Context, point string) // kill points, for tests: in_round, before_commit, after_commit
