@@ -2,6 +2,7 @@ package sequence_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -288,6 +289,52 @@ func TestSequencerRefuses(t *testing.T) {
 				t.Errorf("%d events", n)
 			}
 		})
+	}
+}
+
+// What is altered in the middle of a round, after the tree was held against what was signed, is not signed either: neither
+// over what has come since, nor again as it is.
+func TestAlteredInTheMiddleOfARound(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		more int
+		want string
+	}{"the tree grows": {100, "does not extend"}, "only the heart beats": {0, "another root"}} {
+		r, _ := attacked(t)
+		r.write(c.more)
+		r.reached = func(_ context.Context, point string) {
+			if point == "in_round" && r.read("SELECT count(*) FROM tree_leaves") >= 1000 {
+				r.tamper("UPDATE tree_tiles SET root = sha256('x') WHERE level = 0 AND n = 1")
+			}
+		}
+		before := r.read("SELECT count(*) FROM tree_checkpoints")
+		var err error
+		for err == nil && r.seq.Refused() == "" { // another test's transaction may hold back what is to come
+			if r.read("SELECT count(*) FROM tree_checkpoints") != before {
+				t.Fatalf("%s: signed", what)
+			}
+			r.clock.Advance(time.Minute)
+			_, err = r.seq.Round(t.Context())
+		}
+		if !errors.Is(err, sequence.ErrRefused) || !strings.Contains(r.seq.Refused(), c.want) || r.read("SELECT count(*) FROM tree_checkpoints") != before {
+			t.Errorf("%s: %v: %s", what, err, r.seq.Refused())
+		}
+	}
+}
+
+// An old note that somebody with the service's login stores again as the newest of other sizes is no checkpoint for those:
+// else each would stand in the place of the one that its events were signed by, and nothing would be said.
+func TestOneNoteUnderManySizes(t *testing.T) {
+	t.Parallel()
+	r, signed := attacked(t)
+	if _, err := r.store.Pool().Exec(t.Context(), "INSERT INTO tree_checkpoints (size, at, note) VALUES (4000, now(), $1), (9000, now(), $1)", signed[0].Note); err != nil {
+		t.Fatal(err)
+	}
+	report := r.verify(signed...)
+	for i, size := range []int64{4000, 9000} {
+		if len(report.Faults) != 2 || report.Faults[i].What != tree.Unsigned || report.Faults[i].Index != size-1 {
+			t.Errorf("%d: %v", size, report.Faults)
+		}
 	}
 }
 
