@@ -176,7 +176,7 @@ func TestCompetingSequencers(t *testing.T) {
 	var replicas, writers sync.WaitGroup
 	for range 3 {
 		s, err := sequence.New(sequence.Config{Pool: r.store.Pool(), Signer: r.signer, Logger: slog.New(slog.DiscardHandler),
-			Every: time.Millisecond, Alarm: func(_ context.Context, reason string) { t.Error(reason) }})
+			Every: time.Millisecond, Alarm: func(_ context.Context, reason string) error { t.Error(reason); return nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
