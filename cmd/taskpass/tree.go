@@ -77,6 +77,9 @@ func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, si
 		if _, err := file.Newest(ctx, signer.Keys()); err != nil {
 			return nil, err
 		}
+		if cfg.Every == 0 {
+			cfg.Every = 10 * time.Second // a file grows by some 200 bytes for each
+		}
 		cfg.To, cfg.Name = file, fmt.Sprintf("%d:file", i)
 	case p.HTTP != "":
 		hook := publish.HTTP{URL: p.HTTP, Client: t.hooks}

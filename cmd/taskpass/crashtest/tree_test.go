@@ -32,7 +32,7 @@ func (r *rig) signs() {
 	if err != nil {
 		r.t.Fatalf("%v: %s", err, out)
 	}
-	r.settings.Audit = fmt.Sprintf("limits: {per_agent: 100000}\naudit: {name: %s, key: \"file:%s/audit_key\", publish: [{file: \"%[2]s/checkpoints\"}]}", logName, r.dir)
+	r.settings.Audit = fmt.Sprintf("limits: {per_agent: 100000}\naudit: {name: %s, key: \"file:%s/audit_key\", publish: [{file: \"%[2]s/checkpoints\", every: 1s}]}", logName, r.dir)
 	r.public = strings.TrimSpace(string(out))
 }
 
