@@ -84,8 +84,8 @@ func parse(text string) (c Checkpoint, err error) {
 // OpenAll reads the notes of a text that has many, empty lines between them, as the publisher to a file writes them.
 // broken counts what is there that does not open: half a note that a crash left, or one that nobody known has signed.
 func (k *Keys) OpenAll(text []byte) (found []Checkpoint, broken int) {
-	for piece, _ := range pieces(bytes.NewReader(text)) { // it reads from the memory: there is no error
-		if c, err := k.Open(piece); err == nil {
+	for piece, failed := range pieces(bytes.NewReader(text)) {
+		if c, err := k.Open(piece); failed == nil && err == nil {
 			found = append(found, c)
 		} else {
 			broken++
