@@ -2,6 +2,7 @@ package sequence_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -64,6 +65,11 @@ var attacks = map[string]struct {
 		[]string{`INSERT INTO events (id, xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
 			OVERRIDING SYSTEM VALUE SELECT 'evt_new', xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids,
 			replace(body, id, 'evt_new') FROM events WHERE id = '{ID}'`}, tree.Inserted, 300},
+	"an event is inserted before the first transaction": {[]string{inserted("0", "0")}, tree.Inserted, 0},
+	"before the first place in it":                      {[]string{inserted("0", "-1")}, tree.Inserted, 0},
+	"before every place that there is":                  {[]string{inserted("0", "-9223372036854775808")}, tree.Inserted, 0},
+	"in a transaction that never comes":                 {[]string{inserted("9223372036854775807", "1")}, tree.Inserted, 1000},
+	"behind every place that there is":                  {[]string{inserted("18446744073709551615", "9223372036854775807")}, tree.Inserted, 1000},
 	"an event is there twice": {
 		[]string{`INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM events WHERE id = '{ID}'`}, tree.Inserted, 300},
 	"a second one of the same id has another body": {
@@ -99,6 +105,13 @@ var attacks = map[string]struct {
 	"the events' end is cut off, and the tree's": {
 		[]string{`DELETE FROM events WHERE (xid, seq) > (SELECT xid, seq FROM tree_leaves WHERE idx = 599)`, `DELETE FROM tree_leaves WHERE idx > 599`,
 			`DELETE FROM tree_tiles WHERE level = 0 AND n >= 2`, `DELETE FROM tree_checkpoints WHERE size > 600`}, tree.Truncated, 600},
+}
+
+// inserted puts a copy of event 300 at a place where the walk through the record once did not look, and a search does.
+func inserted(xid, seq string) string {
+	return `INSERT INTO events (id, xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, body)
+		OVERRIDING SYSTEM VALUE SELECT 'evt_new', '` + xid + `', ` + seq + `, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids,
+		replace(body, id, 'evt_new') FROM events WHERE id = '{ID}'`
 }
 
 // attacked is a record of 1000 events, with checkpoints for 600 and 1000.
@@ -279,6 +292,55 @@ func TestSequencerRefuses(t *testing.T) {
 				t.Errorf("%d events", n)
 			}
 		})
+	}
+}
+
+// What is altered in the middle of a round, after the tree was held against what was signed, is not signed either: neither
+// over what has come since, nor again as it is.
+func TestAlteredInTheMiddleOfARound(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		more int
+		want string
+	}{"the tree grows": {100, "does not extend"}, "only the heart beats": {0, "another root"}} {
+		r, _ := attacked(t)
+		r.write(c.more)
+		for r.read("SELECT count(*) FROM events WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())") > 0 {
+			time.Sleep(time.Millisecond) // another test's transaction holds back what is to come
+		}
+		r.reached = func(_ context.Context, point string) {
+			if point == "in_round" && r.read("SELECT count(*) FROM tree_leaves") >= 1000 {
+				r.tamper("UPDATE tree_tiles SET root = sha256('x') WHERE level = 0 AND n = 1")
+			}
+		}
+		before := r.read("SELECT count(*) FROM tree_checkpoints")
+		var err error
+		for err == nil && r.seq.Refused() == "" {
+			if r.read("SELECT count(*) FROM tree_checkpoints") != before {
+				t.Fatalf("%s: signed", what)
+			}
+			r.clock.Advance(time.Minute)
+			_, err = r.seq.Round(t.Context())
+		}
+		if !errors.Is(err, sequence.ErrRefused) || !strings.Contains(r.seq.Refused(), c.want) || r.read("SELECT count(*) FROM tree_checkpoints") != before {
+			t.Errorf("%s: %v: %s", what, err, r.seq.Refused())
+		}
+	}
+}
+
+// An old note that somebody with the service's login stores again as the newest of other sizes is no checkpoint for those:
+// else each would stand in the place of the one that its events were signed by, and nothing would be said.
+func TestOneNoteUnderManySizes(t *testing.T) {
+	t.Parallel()
+	r, signed := attacked(t)
+	if _, err := r.store.Pool().Exec(t.Context(), "INSERT INTO tree_checkpoints (size, at, note) VALUES (4000, now(), $1), (9000, now(), $1)", signed[0].Note); err != nil {
+		t.Fatal(err)
+	}
+	report := r.verify(signed...)
+	for i, size := range []int64{4000, 9000} {
+		if len(report.Faults) != 2 || report.Faults[i].What != tree.Unsigned || report.Faults[i].Index != size-1 {
+			t.Errorf("%d: %v", size, report.Faults)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h 
 	if h.Right, err = l.nodes(ctx, tree.Nodes(to, c.Size)); err != nil {
 		return h, nil, err
 	}
-	w := walk{l: l, ctx: ctx, from: from, to: to}
+	w := walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size}
 	return h, w.all, nil
 }
 

@@ -32,7 +32,7 @@ func TestKillsAtAnyMoment(t *testing.T) {
 	var replicas, killer sync.WaitGroup
 	for range 3 {
 		s, err := sequence.New(sequence.Config{Pool: pool, Signer: r.signer, Logger: slog.New(slog.DiscardHandler),
-			Every: time.Millisecond, Alarm: func(_ context.Context, reason string) { t.Error(reason) }})
+			Every: time.Millisecond, Alarm: func(_ context.Context, reason string) error { t.Error(reason); return nil }})
 		if err != nil {
 			t.Fatal(err)
 		}

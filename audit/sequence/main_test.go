@@ -113,6 +113,11 @@ func (p *published) Newest(context.Context, *tree.Keys) ([]tree.Checkpoint, erro
 	return p.list, nil
 }
 
+func (r *record) alarm(_ context.Context, reason string) error {
+	r.alarms <- reason
+	return nil
+}
+
 func (r *record) sequencer(known ...tree.Checkpoint) *sequence.Sequencer {
 	r.t.Helper()
 	return r.sequencerOf(&published{list: known})
@@ -122,7 +127,7 @@ func (r *record) sequencerOf(places ...sequence.Reader) *sequence.Sequencer {
 	r.t.Helper()
 	s, err := sequence.New(sequence.Config{
 		Pool: r.store.Pool(), Signer: r.signer, Logger: slog.New(slog.DiscardHandler), Clock: r.clock.Now, ReadBack: places,
-		Alarm: func(_ context.Context, reason string) { r.alarms <- reason },
+		Alarm: r.alarm,
 		Reached: func(ctx context.Context, point string) {
 			if r.reached != nil {
 				r.reached(ctx, point)

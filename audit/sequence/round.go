@@ -74,6 +74,7 @@ func (r *round) head() error {
 		FROM tree_leaves ORDER BY idx DESC LIMIT 1`).Scan(&r.size, &r.last.xid, &r.last.seq, &ahead)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
+		r.last = firstPosition
 		return nil
 	case err != nil:
 		return err
@@ -144,7 +145,9 @@ func (r *round) hashes() hashes { return hashes{r.ctx, r.tx} }
 func (r *round) sign() error {
 	now := r.Clock()
 	age := now.Sub(r.known.At)
-	due := r.known.Size == 0 || age >= r.Heartbeat || age < -r.Heartbeat || r.size > r.known.Size && age >= r.Every
+	// Rounds come about Every after each other, now a little earlier and now later: of them the one that is nearest to it
+	// signs. To ask for the whole of it would be to wait for the round after, every time that one comes early.
+	due := r.known.Size == 0 || age >= r.Heartbeat || age < -r.Heartbeat || r.size > r.known.Size && age >= r.Every/2
 	if !due || r.size == 0 {
 		return nil
 	}

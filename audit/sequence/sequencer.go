@@ -29,11 +29,11 @@ type Config struct {
 	// ReadBack are the places outside the database where this log was published. Nothing is signed before each of them
 	// has been read, and what is signed extends what they have.
 	ReadBack []Reader
-	// Alarm is told once why the tree is refused. nil: only the log and the state say it.
-	Alarm func(ctx context.Context, reason string)
+	// Alarm is told why the tree is refused, each round until it has taken it. nil: only the log and the state say it.
+	Alarm func(ctx context.Context, reason string) error
 	Clock func() time.Time // nil: time.Now
 
-	Every     time.Duration // a round, and at most one checkpoint; zero: 1 s
+	Every     time.Duration // a round, and about one checkpoint, half of it after the last at the earliest; zero: 1 s
 	Heartbeat time.Duration // at least one checkpoint, even if nothing happens; zero: 50 s
 
 	Reached func(ctx context.Context, point string) // kill points, for tests: in_round, before_commit, after_commit
@@ -52,6 +52,7 @@ type Sequencer struct {
 	held    []tree.Checkpoint // the newest of each place, until they were held against the tree
 	known   tree.Checkpoint   // the newest that this process has seen signed; Size 0: none
 	refused string            // why the tree is not signed any more
+	alarmed bool              // Alarm has taken it
 }
 
 // New makes a Sequencer. Run starts it.
@@ -111,6 +112,7 @@ func (s *Sequencer) Refused() string {
 // Round does what is due once, unless another process is at it, and tells whether there is more that waits.
 func (s *Sequencer) Round(ctx context.Context) (more bool, err error) {
 	if s.Refused() != "" {
+		s.alarm(ctx)
 		return false, ErrRefused
 	}
 	if err := s.readBack(ctx); err != nil {
@@ -149,13 +151,29 @@ func (s *Sequencer) Round(ctx context.Context) (more bool, err error) {
 func (s *Sequencer) refuse(ctx context.Context, reason string) {
 	s.mu.Lock()
 	first := s.refused == ""
-	s.refused = reason
+	if first {
+		s.refused = reason
+	}
 	s.mu.Unlock()
-	if !first {
+	if first {
+		s.Logger.Error(ErrRefused.Error(), "reason", reason)
+		s.alarm(ctx)
+	}
+}
+
+// alarm tells Alarm what it has not taken yet: a database that is away for a moment must not keep it off the record.
+func (s *Sequencer) alarm(ctx context.Context) {
+	s.mu.Lock()
+	reason, done := s.refused, s.alarmed || s.Alarm == nil
+	s.mu.Unlock()
+	if done {
 		return
 	}
-	s.Logger.Error(ErrRefused.Error(), "reason", reason)
-	if s.Alarm != nil {
-		s.Alarm(ctx, reason)
+	if err := s.Alarm(ctx, reason); err != nil {
+		s.Logger.Error("that the audit tree was rewritten is not on the record: it will be tried again", "error", err)
+		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alarmed = true
 }

@@ -3,6 +3,7 @@ package sequence
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,7 +15,7 @@ const sample = 4096
 
 // Verify walks through the whole record in the database and holds it against the checkpoints that are stored there and
 // those that the auditor brings. Only the latter prove anything against who owns the database.
-func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Report, error) {
+func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint, files ...*tree.Notes) (tree.Report, error) {
 	stored, unsigned, err := l.stored(ctx)
 	if err != nil {
 		return tree.Report{}, err
@@ -25,12 +26,16 @@ func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Repor
 	}
 	var newest tree.Checkpoint // that the tree can come to
 	stored = append(stored, brought...)
-	for _, c := range stored {
+	known := slices.Clone(stored)
+	for _, f := range files {
+		known = append(known, f.Kept...)
+	}
+	for _, c := range known {
 		if c.Size <= leaves && c.Size > newest.Size {
 			newest = c
 		}
 	}
-	if len(stored) == 0 {
+	if len(known) == 0 {
 		return tree.Report{}, errors.New("there is no checkpoint that a known key has signed")
 	}
 	h, lines := tree.Header{Origin: l.keys.Origin()}, func(func(tree.Line, error) bool) {}
@@ -42,7 +47,7 @@ func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Repor
 			return tree.Report{}, err
 		}
 	}
-	report, err := tree.Verify(h, lines, stored)
+	report, err := tree.Verify(h, lines, stored, files...)
 	if err == nil {
 		err = l.rest(ctx, newest.Size, leaves, &report)
 	}
@@ -52,8 +57,13 @@ func (l *Log) Verify(ctx context.Context, brought []tree.Checkpoint) (tree.Repor
 
 // stored reads the newest checkpoint of every so many events, and says which of them do not open.
 func (l *Log) stored(ctx context.Context) (list []tree.Checkpoint, unsigned []tree.Fault, err error) {
-	rows, err := l.pool.Query(ctx, `SELECT DISTINCT ON (size / $1) size, note FROM tree_checkpoints
-		WHERE starts_with(note, $2 || E'\n') ORDER BY size / $1, size DESC, id DESC`, int64(sample), l.keys.Origin())
+	// From one to the next below by the index: there may be a million between two.
+	rows, err := l.pool.Query(ctx, `WITH RECURSIVE newest AS (
+			(SELECT size, note FROM tree_checkpoints WHERE starts_with(note, $2 || E'\n') ORDER BY size DESC, id DESC LIMIT 1)
+			UNION ALL
+			SELECT c.size, c.note FROM newest n CROSS JOIN LATERAL (SELECT size, note FROM tree_checkpoints
+				WHERE size < n.size / $1 * $1 AND starts_with(note, $2 || E'\n') ORDER BY size DESC, id DESC LIMIT 1) c)
+		SELECT size, note FROM newest ORDER BY size`, int64(sample), l.keys.Origin())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -23,6 +23,7 @@ type walk struct {
 	l        *Log
 	ctx      context.Context
 	from, to int64
+	end      bool // the tree that is walked through ends with to
 	yield    func(tree.Line, error) bool
 
 	after position     // up to where the events have been handed on
@@ -62,8 +63,12 @@ func (p position) before() position {
 	return position{p.xid, p.seq - 1}
 }
 
-// lastPosition comes after every event.
-var lastPosition = position{math.MaxUint64, math.MaxInt64}
+// firstPosition comes before every event but one at itself, lastPosition after each. PostgreSQL gives no event a place
+// below (1, 1); an owner can.
+var (
+	firstPosition = position{0, math.MinInt64}
+	lastPosition  = position{math.MaxUint64, math.MaxInt64}
+)
 
 // errEnough says that who walks wants no more lines.
 var errEnough = errors.New("no more lines are wanted")
@@ -86,13 +91,17 @@ func (w *walk) run() error {
 		}
 		from = next
 	}
+	if w.end {
+		return w.unborn()
+	}
 	return nil
 }
 
 // begin finds where the event of the leaf before the first stands.
 func (w *walk) begin() error {
+	w.after = firstPosition
 	if w.from == 0 {
-		return nil
+		return w.nowhere("(xid, seq) = ($1, $2)", firstPosition)
 	}
 	err := w.l.pool.QueryRow(w.ctx, "SELECT xid, seq FROM tree_leaves WHERE idx < $1 ORDER BY idx DESC LIMIT 1", w.from).
 		Scan(&w.after.xid, &w.after.seq)
@@ -100,6 +109,30 @@ func (w *walk) begin() error {
 		return nil
 	}
 	return err
+}
+
+// unborn hands on the events of transactions that the server has not had yet. What waits for the tree is below them; these
+// would wait for ever, while a search shows them.
+func (w *walk) unborn() error {
+	return w.nowhere("(xid, seq) > ($1, $2) AND xid >= pg_snapshot_xmax(pg_current_snapshot())", w.after)
+}
+
+// nowhere hands on events that no leaf can be of. It reads no more of them than a report would list.
+func (w *walk) nowhere(where string, at position) error {
+	rows, err := w.l.pool.Query(w.ctx, "SELECT body FROM events WHERE "+where+" ORDER BY xid, seq LIMIT $3", at.xid, at.seq, batch)
+	if err != nil {
+		return err
+	}
+	bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return err
+	}
+	for _, body := range bodies {
+		if err := w.put(tree.Line{Index: -1, Body: body}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // batch hands on the leaves [from, to): those that are there, run by run, and what is left of those that are not.

@@ -84,3 +84,16 @@ func TestThousandsAtOnce(t *testing.T) {
 		t.Errorf("as it was: %s", strings.TrimSpace(report.Faults[0].String()))
 	}
 }
+
+// What waits for the tree is no fault: it is below what the server has not had yet.
+func TestWhatWaitsIsNotInserted(t *testing.T) {
+	t.Parallel()
+	r, signed := attacked(t)
+	r.write(5)
+	offline, _ := r.offline(signed)
+	for how, report := range map[string]tree.Report{"in the database": r.verify(signed...), "offline": offline} {
+		if !report.OK() || report.Events != 1000 {
+			t.Errorf("%s: %d events, %v", how, report.Events, report.Faults)
+		}
+	}
+}

@@ -81,44 +81,15 @@ func parse(text string) (c Checkpoint, err error) {
 	return c, nil
 }
 
-// OpenAll reads the notes of a file that has many, empty lines between them, as the publisher to a file writes them.
+// OpenAll reads the notes of a text that has many, empty lines between them, as the publisher to a file writes them.
 // broken counts what is there that does not open: half a note that a crash left, or one that nobody known has signed.
 func (k *Keys) OpenAll(text []byte) (found []Checkpoint, broken int) {
-	for _, chunk := range split(text) {
-		if c, err := k.Open(chunk); err == nil {
+	for piece, failed := range pieces(bytes.NewReader(text)) {
+		if c, err := k.Open(piece); failed == nil && err == nil {
 			found = append(found, c)
 		} else {
 			broken++
 		}
 	}
 	return found, broken
-}
-
-var signature = []byte("— ")
-
-// split finds the notes. A note is its text, an empty line, and signature lines; a text that no signature follows is
-// a piece of its own.
-func split(text []byte) [][]byte {
-	var notes [][]byte
-	begin, at := 0, 0
-	ended, signed := false, false // the text has ended; signatures have begun
-	cut := func(to int) {
-		if piece := text[begin:to]; len(bytes.TrimSpace(piece)) > 0 {
-			notes = append(notes, bytes.TrimLeft(piece, "\n"))
-		}
-		begin, ended, signed = to, false, false
-	}
-	for line := range bytes.Lines(text) {
-		switch empty, sig := len(line) == 1, bytes.HasPrefix(line, signature); {
-		case sig:
-			signed = true
-		case signed || ended && !empty:
-			cut(at)
-		case empty && begin != at:
-			ended = true
-		}
-		at += len(line)
-	}
-	cut(len(text))
-	return notes
 }

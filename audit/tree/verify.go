@@ -2,6 +2,7 @@ package tree
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -17,13 +18,24 @@ import (
 // come to a signed root, they are what was signed, whatever is stored. Where only the stored hashes do, each event that
 // does not have its hash is proven bad. Where neither does, the tree itself was rewritten, and the checkpoints say
 // between which events.
-func Verify(h Header, lines iter.Seq2[Line, error], checkpoints []Checkpoint) (Report, error) {
+func Verify(h Header, lines iter.Seq2[Line, error], checkpoints []Checkpoint, files ...*Notes) (Report, error) {
+	for _, n := range files {
+		checkpoints = append(slices.Clip(checkpoints), n.Kept...)
+	}
 	for _, c := range checkpoints {
 		if c.Origin != h.Origin {
 			return Report{Header: h}, fmt.Errorf("the export is of the log %.128q, a checkpoint of %.128q", h.Origin, c.Origin)
 		}
 	}
 	v := newVerifier(h, checkpoints)
+	for _, n := range files {
+		f, err := n.follow()
+		defer f.stop()
+		if err != nil {
+			return v.report, err
+		}
+		v.files = append(v.files, f)
+	}
 	v.take() // a checkpoint may end where the export begins
 	for line, err := range lines {
 		if err != nil {
@@ -33,7 +45,7 @@ func Verify(h Header, lines iter.Seq2[Line, error], checkpoints []Checkpoint) (R
 		v.line(line)
 	}
 	v.finish()
-	return v.report, nil
+	return v.report, v.err
 }
 
 type verifier struct {
@@ -47,6 +59,8 @@ type verifier struct {
 	good    int64        // the largest size at which the events came to a signed root; -1: none
 	before  int64        // the same, when the first bad one was met
 	bad     []verdict    // those that the events do not come to
+	files   []*follower  // with more checkpoints
+	err     error        // in reading them
 }
 
 type verdict struct {
@@ -81,13 +95,17 @@ func newVerifier(h Header, checkpoints []Checkpoint) *verifier {
 			v.report.Beyond++
 		case last >= 0 && v.pending[last].Size == c.Size && v.pending[last].Root == c.Root: // the same again, some time later
 		case last >= 0 && v.pending[last].Size == c.Size:
-			v.report.add(Fault{What: Forked, Index: c.Size - 1, Detail: fmt.Sprintf(
-				"two checkpoints are signed for %d events, with the roots %s and %s", c.Size, v.pending[last].Root, c.Root)})
+			v.report.add(contradiction(c, v.pending[last].Root))
 		default:
 			v.pending = append(v.pending, c)
 		}
 	}
 	return v
+}
+
+func contradiction(c Checkpoint, root tlog.Hash) Fault {
+	return Fault{What: Forked, Index: c.Size - 1, Detail: fmt.Sprintf(
+		"two checkpoints are signed for %d events, with the roots %s and %s", c.Size, root, c.Root)}
 }
 
 func (v *verifier) restart() {
@@ -104,7 +122,11 @@ func (v *verifier) line(l Line) {
 		return
 	case l.Index < 0:
 		v.report.Events++
-		v.report.add(Fault{What: Inserted, Index: v.at(), EventID: idOf(l.Body), Detail: "an event that is in no leaf stands before this one"})
+		detail := "an event that is in no leaf stands before this one"
+		if v.at() == v.report.Header.Size {
+			detail = "an event that is in no leaf stands behind the last one, where none can have come yet"
+		}
+		v.report.add(Fault{What: Inserted, Index: v.at(), EventID: idOf(l.Body), Detail: detail})
 		return
 	case l.Index < v.at() || l.Index >= v.report.Header.To:
 		v.report.Events++
@@ -226,8 +248,16 @@ func (v *verifier) tile(t Tile) {
 	}
 }
 
-// take holds the roots come to so far against the checkpoint of this size, if there is one.
+// take holds the roots come to so far against the checkpoints of this size, if there are any.
 func (v *verifier) take() {
+	v.known()
+	for _, f := range v.files {
+		v.err = errors.Join(v.err, v.hold(f))
+	}
+}
+
+// known is take for those whose signatures were verified.
+func (v *verifier) known() {
 	if len(v.pending) == 0 || v.pending[0].Size != v.at() || v.at() == 0 {
 		return
 	}
@@ -246,6 +276,9 @@ func (v *verifier) take() {
 
 func (v *verifier) refuse(c Checkpoint, leaves bool) {
 	if len(v.bad) == 0 {
+		for _, f := range v.files {
+			v.prove(f)
+		}
 		v.before = v.good
 	}
 	v.bad = append(v.bad, verdict{c, leaves})

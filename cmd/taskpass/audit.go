@@ -173,9 +173,13 @@ func (c *auditArchiveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	brought, err := readCheckpoints(keys, c.Checkpoint, e.stderr)
+	published, err := readNotes(keys, c.Checkpoint, e.stderr)
 	if err != nil {
 		return err
+	}
+	var brought []tree.Checkpoint
+	for _, n := range published {
+		brought = append(brought, n.Kept...)
 	}
 	pool, err := c.open(e.ctx, migrations.OwnerRole)
 	if err != nil {

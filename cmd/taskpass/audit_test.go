@@ -27,7 +27,7 @@ func (i *installation) signing() (public, published string) {
 	key, published := filepath.Join(i.dir, "audit_key"), filepath.Join(i.dir, "checkpoints")
 	public = strings.TrimSpace(must(i.t, "audit", "key", "taskpass.example/log", key).stdout)
 	i.configure(func(s *settings) {
-		s.TLS = fmt.Sprintf("audit: {name: taskpass.example/log, key: \"file:%s\", publish: [{file: \"%s\"}]}", key, published)
+		s.TLS = fmt.Sprintf("audit: {name: taskpass.example/log, key: \"file:%s\", publish: [{file: \"%s\", every: 1s}]}", key, published)
 	})
 	return public, published
 }

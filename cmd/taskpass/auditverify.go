@@ -25,7 +25,7 @@ func (c *auditVerifyCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	brought, err := readCheckpoints(keys, append(c.Checkpoint, c.Previous...), e.stderr)
+	brought, err := readNotes(keys, append(c.Checkpoint, c.Previous...), e.stderr)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (c *auditVerifyCmd) Run(e *env) error {
 	}
 	if len(c.Events) == 0 {
 		err := withLog(e.ctx, c.database, c.trusted, func(l *sequence.Log) error {
-			report, err := l.Verify(e.ctx, brought)
+			report, err := l.Verify(e.ctx, nil, brought...)
 			judge("the database", report, err)
 			return nil
 		})
@@ -64,7 +64,7 @@ func (c *auditVerifyCmd) Run(e *env) error {
 	return err
 }
 
-func verifyFile(name string, keys *tree.Keys, brought []tree.Checkpoint) (tree.Report, error) {
+func verifyFile(name string, keys *tree.Keys, brought []*tree.Notes) (tree.Report, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return tree.Report{}, err
@@ -77,33 +77,31 @@ func verifyFile(name string, keys *tree.Keys, brought []tree.Checkpoint) (tree.R
 	if err != nil {
 		return tree.Report{}, err
 	}
-	all := brought
+	var own []tree.Checkpoint
 	if h.Checkpoint != "" {
-		own, err := keys.Open([]byte(h.Checkpoint))
+		c, err := keys.Open([]byte(h.Checkpoint))
 		if err != nil {
 			return tree.Report{}, fmt.Errorf("the export brings %w", err)
 		}
-		all = append([]tree.Checkpoint{own}, brought...)
+		own = append(own, c)
 	}
-	return tree.Verify(h, lines, all)
+	return tree.Verify(h, lines, own, brought...)
 }
 
-// readCheckpoints reads files of notes. What does not open among others is said: a crash may leave half a note.
-func readCheckpoints(keys *tree.Keys, files []string, warn io.Writer) ([]tree.Checkpoint, error) {
-	var all []tree.Checkpoint
+// readNotes reads files of notes. What does not open among others is said: a crash may leave half a note.
+func readNotes(keys *tree.Keys, files []string, warn io.Writer) (all []*tree.Notes, err error) {
 	for _, name := range files {
-		text, err := os.ReadFile(name)
+		found, err := keys.ReadNotes(func() (io.ReadCloser, error) { return os.Open(name) })
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		found, broken := keys.OpenAll(text)
-		if len(found) == 0 {
+		if len(found.Kept) == 0 {
 			return nil, fmt.Errorf("%s: no checkpoint in it is signed by a key that you gave", name)
 		}
-		if broken > 0 {
-			_, _ = fmt.Fprintf(warn, "%s: %d pieces in it are no checkpoints signed by a key that you gave\n", name, broken)
+		if found.Broken > 0 {
+			_, _ = fmt.Fprintf(warn, "%s: %d pieces in it are no checkpoints signed by a key that you gave\n", name, found.Broken)
 		}
-		all = append(all, found...)
+		all = append(all, found)
 	}
 	return all, nil
 }

@@ -221,7 +221,7 @@ seal: {keyset: "file:{{.Keys}}/keyset"}
 audit:
   name: {{.Log}}
   key: "file:{{.Keys}}/audit_key"
-  publish: [{file: "{{.Checkpoints}}"}]
+  publish: [{file: "{{.Checkpoints}}", every: 1s}]
 limits: {per_task: 100000, per_agent: 100000, per_profile: 1000000, per_caller: 1000000} # room to measure with
 profiles:
   aws-demo:

@@ -62,11 +62,7 @@ func (n *node) newTree(ctx context.Context) (*auditTree, error) {
 	}
 	t.sequencer, err = sequence.New(sequence.Config{
 		Pool: n.store.Pool(), Signer: signer, Logger: n.logger, Publish: publishers, ReadBack: places, Reached: reachedInTree,
-		Alarm: func(ctx context.Context, reason string) {
-			if err := n.broker.AuditTampered(ctx, reason); err != nil {
-				n.logger.Error("that the audit tree was rewritten is not on the record", "error", err)
-			}
-		},
+		Alarm: func(ctx context.Context, reason string) error { return n.broker.AuditTampered(ctx, reason) },
 	})
 	return t, err
 }
@@ -80,6 +76,9 @@ func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, si
 		// A file that is somebody else's is a mistake in the configuration: it is found before anything is served.
 		if _, err := file.Newest(ctx, signer.Keys()); err != nil {
 			return nil, err
+		}
+		if cfg.Every == 0 {
+			cfg.Every = 10 * time.Second // a file grows by some 200 bytes for each
 		}
 		cfg.To, cfg.Name = file, fmt.Sprintf("%d:file", i)
 	case p.HTTP != "":
@@ -104,13 +103,17 @@ func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, si
 	return publish.New(cfg)
 }
 
-// run works until ctx ends, and returns when everything has stopped.
+// run works until ctx ends, and returns when everything has stopped: the sequencer first, for what it signs last is to be
+// published too.
 func (t *auditTree) run(ctx context.Context) {
+	queues, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var wg sync.WaitGroup
 	for _, q := range t.queues {
-		wg.Go(func() { q.Run(ctx) })
+		wg.Go(func() { q.Run(queues) })
 	}
-	wg.Go(func() { t.sequencer.Run(ctx) })
+	t.sequencer.Run(ctx)
+	stop()
 	wg.Wait()
 	t.hooks.CloseIdleConnections()
 }

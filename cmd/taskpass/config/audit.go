@@ -27,7 +27,7 @@ type Publish struct {
 	Region        string        `yaml:"region,omitempty"`        // with s3; absent: the SDK finds it
 	Endpoint      string        `yaml:"endpoint,omitempty"`      // with s3: of a server that is not AWS
 	ReadBack      *bool         `yaml:"read_back,omitempty"`     // with s3; false: what is there is not read at start, for the broker may only write
-	Every         time.Duration `yaml:"every,omitempty"`         // at most one in this time, up to 1m; absent: each, and with s3 1m
+	Every         time.Duration `yaml:"every,omitempty"`         // at most one in this time, up to 1m; absent: each; with file 10s, with s3 1m
 }
 
 func (r *report) audit(a *Audit) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +33,7 @@ func (r *rig) signs() {
 	if err != nil {
 		r.t.Fatalf("%v: %s", err, out)
 	}
-	r.settings.Audit = fmt.Sprintf("limits: {per_agent: 100000}\naudit: {name: %s, key: \"file:%s/audit_key\", publish: [{file: \"%[2]s/checkpoints\"}]}", logName, r.dir)
+	r.settings.Audit = fmt.Sprintf("limits: {per_agent: 100000}\naudit: {name: %s, key: \"file:%s/audit_key\", publish: [{file: \"%[2]s/checkpoints\", every: 1s}]}", logName, r.dir)
 	r.public = strings.TrimSpace(string(out))
 }
 
@@ -106,11 +107,17 @@ func (r *rig) treeHolds(p *replica) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(r.dir, "checkpoints"))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	published, broken := keys.OpenAll(text)
+	var published []tree.Checkpoint
+	var broken int
+	r.eventually("all that is signed is published", func() bool { // by a replica that goes on, at its next turn
+		text, err := os.ReadFile(filepath.Join(r.dir, "checkpoints"))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		published, broken = keys.OpenAll(text)
+		newest := int64(r.count("SELECT max(size) FROM tree_checkpoints"))
+		return slices.ContainsFunc(published, func(c tree.Checkpoint) bool { return c.Size == newest })
+	})
 	if len(published) == 0 || broken > 0 { // a note is one write
 		r.t.Errorf("%d published checkpoints, %d pieces of some", len(published), broken)
 	}
