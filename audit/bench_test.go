@@ -171,6 +171,11 @@ func measureTrace(b *testing.B, f filled, log *audit.Log, query func(k int) audi
 		if err != nil || len(t.Held) == 0 && !strings.HasPrefix(q.Name, "AKIA") {
 			b.Fatalf("%+v: %d versions, %v", q, len(t.Held), err)
 		}
+		for _, h := range t.Held { // what is contradicted is asked twice
+			if len(h.Contradictions) > 0 {
+				b.Fatalf("%+v", h.Contradictions)
+			}
+		}
 	}
 	report(b, took)
 }

@@ -37,7 +37,8 @@ var fillLedger = []string{
 	`INSERT INTO versions (id, credential_id, number, provider, state, issued_at, expires_at, self_expires, upstream, upstream_ids, cause, result,
 			effective_at, basis, fingerprint, ended_at)
 		SELECT ` + versionOf + `, 'crd_' || lpad(k::text, 26, '0'), 1, CASE WHEN k % 10 < 7 THEN 'aws' WHEN k % 10 < 9 THEN 'pool' ELSE 'gcp' END,
-			'revoked', at, at + interval '1 hour', true, 'upstream', '{}', 'revoked', 'denied', at + interval '5 minutes', 'policy_written', sha256(k::text::bytea), at
+			'revoked', at, at + interval '1 hour', true, 'arn:aws:iam::123456789012:role/taskpass-research', '{}', 'revoked', 'denied', at + interval '5 minutes', 'policy_written',
+			CASE WHEN k % 10 IN (7, 8) THEN sha256(('key-' || k % 40)::bytea) ELSE sha256(k::text::bytea) END, at
 		FROM generate_series(0, $1::bigint - 1) k, LATERAL (SELECT $2::timestamptz + k * $3::interval AS at) t`,
 }
 
@@ -45,13 +46,14 @@ var fillLedger = []string{
 // number of all. Their transactions are spread over those below the horizon of a new cluster, so that all are settled.
 const fillMonth = `INSERT INTO %s (id, xid, seq, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, body)
 	SELECT 'evt_' || lpad(i::text, 26, '0'), (3 + i * 500 / $3::bigint)::text::xid8, i, at, type, caller, task, agent, profile, provider, credential, names, fp,
-		format('{"id":"evt_%%s","at":"%%s","type":"%%s","caller":{"name":"%%s","role":"orchestrator","auth":"token:tok_06f0000000000000000000000","addr":"10.0.0.7"},"request_id":"5e0b2e6c-6f3c-4a11-9be6-0c6f5f5f5f5f","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","task_id":"%%s","agent_id":"%%s","profile":"%%s","provider":"%%s","requested_scopes":["read"],"scopes":["read"],"ttl_seconds":3600,"credential_id":"%%s","version":1,"version_id":"%%s","state":"%%s","upstream":"arn:aws:iam::123456789012:role/taskpass-research"%%s%%s}',
+		format('{"id":"evt_%%s","at":"%%s","type":"%%s","caller":{"name":"%%s","role":"orchestrator","auth":"token:tok_06f0000000000000000000000","addr":"10.0.0.7"},"request_id":"5e0b2e6c-6f3c-4a11-9be6-0c6f5f5f5f5f","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","task_id":"%%s","agent_id":"%%s","profile":"%%s","provider":"%%s","requested_scopes":["read"],"scopes":["read"],"ttl_seconds":3600,"credential_id":"%%s","version":1,"version_id":"%%s","state":"%%s","expires_at":"%%s","upstream":"arn:aws:iam::123456789012:role/taskpass-research"%%s%%s}',
 			lpad(i::text, 26, '0'), to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), type, caller, task, agent, profile, provider, credential, names[1],
 			(ARRAY['issuing', 'active', 'active', 'active', 'revoking', 'revoked'])[1 + i %% 6],
+			to_char((born + interval '1 hour') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
 			CASE WHEN fp IS NULL THEN '' ELSE ',"upstream_ids":["' || names[2] || '"],"fingerprint":"sha256:' || encode(fp, 'hex') || '"' END,
 			CASE WHEN i %% 6 = 5 THEN format(',"revocation":{"result":"denied","effective_at":"%%s","basis":"policy_written"}',
-				to_char((at + interval '5 minutes') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ELSE '' END)
-	FROM (SELECT i, $4::timestamptz + i * $5::interval / 6 AS at, 'caller-' || k %% 20 AS caller, 'task-' || k / 5 AS task, 'agent-' || k %% 5000 AS agent, 'profile-' || k %% 12 AS profile,
+				to_char((born + interval '5 minutes') AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ELSE '' END)
+	FROM (SELECT i, $4::timestamptz + i * $5::interval / 6 AS at, $4::timestamptz + k * $5::interval AS born, 'caller-' || k %% 20 AS caller, 'task-' || k / 5 AS task, 'agent-' || k %% 5000 AS agent, 'profile-' || k %% 12 AS profile,
 			CASE WHEN k %% 10 < 7 THEN 'aws' WHEN k %% 10 < 9 THEN 'pool' ELSE 'gcp' END AS provider, 'crd_' || lpad(k::text, 26, '0') AS credential,
 			CASE WHEN i %% 6 = 2 AND k %% 5000 = 0 THEN 'ticket.reused' ELSE (ARRAY['credential.intended', 'credential.issued', 'credential.resolved',
 				'credential.resolved', 'credential.revoke_requested', 'credential.revoked'])[1 + i %% 6] END AS type,
