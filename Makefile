@@ -37,7 +37,7 @@ test-race: setup ## the tests under the race detector (needs a C compiler)
 .PHONY: test-long
 test-long: setup ## longer matrices and sequences: crashes, configuration, the record's proof, the model, the fleet of keys
 	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 900s ./cmd/taskpass/crashtest ./cmd/taskpass/config ./audit/tree
-	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 600s -run TestThousands ./audit/sequence
+	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 600s -run 'TestThousands|TestTilesOfTiles' ./audit/sequence
 	$(GO) test -count=1 -timeout 600s -run 'TestModel|TestFleet' ./broker/lifetest -rapid.checks=60 -fleet.rounds=12
 
 .PHONY: test-browser

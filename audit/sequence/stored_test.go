@@ -3,6 +3,7 @@ package sequence_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,9 @@ func TestStoredRowsAreVerified(t *testing.T) {
 
 // Of a tree that has a tile of level 1 each is held against those below it, and only the one that was altered is named.
 func TestTilesOfTiles(t *testing.T) {
+	if os.Getenv("TASKPASS_LONG") == "" {
+		t.Skip("66,000 events: make test-long")
+	}
 	t.Parallel()
 	const more = 66_000
 	r := newRecord(t)

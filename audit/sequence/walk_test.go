@@ -57,7 +57,7 @@ func TestThousandsAtOnce(t *testing.T) {
 		{"every second leaf, and the tiles", []string{leaves + " AND idx % 2 = 0", tiles}, tree.Fault{What: tree.BadTree, Index: 500}, 5001},
 	}
 	if os.Getenv("TASKPASS_LONG") == "" {
-		cases = cases[:3]
+		cases = cases[:1]
 	}
 	for _, c := range cases {
 		r.tamper(`UPDATE events SET body = body || ' ' WHERE (xid, seq) = (SELECT xid, seq FROM tree_leaves WHERE idx = 10990)`)

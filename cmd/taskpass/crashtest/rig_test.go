@@ -24,6 +24,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/taskpass/taskpass/broker"
@@ -317,9 +318,17 @@ func (p *replica) stop() {
 	}
 }
 
+func deadlocked(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "40P01"
+}
+
 func (r *rig) exec(sql string, args ...any) int64 {
 	r.t.Helper()
 	tag, err := r.admin.Exec(r.t.Context(), sql, args...)
+	for deadlocked(err) { // a running broker is at the same rows, in another order
+		tag, err = r.admin.Exec(r.t.Context(), sql, args...)
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}

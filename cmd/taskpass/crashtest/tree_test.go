@@ -71,9 +71,9 @@ func TestSequencerIsKilled(t *testing.T) {
 // The process is killed at moments that nobody chose, again and again, beside a replica that goes on and then alone.
 func TestKilledAtRandomWithTheTree(t *testing.T) {
 	t.Parallel()
-	kills := 3
+	kills := 2
 	if long {
-		kills = 25
+		kills = 12
 	}
 	r := newRig(t)
 	r.signs()
@@ -83,7 +83,7 @@ func TestKilledAtRandomWithTheTree(t *testing.T) {
 			survivor.stop()
 		}
 		victim := r.start("")
-		moment := time.AfterFunc(time.Duration(rand.N(2500))*time.Millisecond, func() { _ = victim.cmd.Process.Signal(syscall.SIGKILL) })
+		moment := time.AfterFunc(time.Duration(rand.N(600))*time.Millisecond, func() { _ = victim.cmd.Process.Signal(syscall.SIGKILL) })
 		others := []*replica{victim}
 		if i < kills/2 {
 			others = append(others, survivor)
