@@ -228,7 +228,7 @@ const storiesOf = `SELECT v.n, e.body FROM unnest($1::text[]) WITH ORDINALITY AS
 	ORDER BY upstream_ids[1] DESC, xid DESC, seq DESC LIMIT $2) e
 ORDER BY v.n, e.xid, e.seq`
 
-// stories adds the versions' events, and notes which of them says what became of each.
+// stories adds the versions' events, oldest first.
 func (l *Log) stories(ctx context.Context, held []Held) error {
 	if len(held) == 0 {
 		return nil
