@@ -27,7 +27,7 @@ func (c Columns) Contradicted(body []byte) map[string]string {
 	fingerprint := Fingerprint(c.Fingerprint)
 	differ := map[string]string{}
 	for name, v := range map[string][2]string{
-		"id": {c.ID, r.ID}, "at": {stamp(c.At), r.At}, "type": {c.Type, string(r.Type)}, "caller": {c.Caller, r.Caller.Name},
+		"id": {c.ID, r.ID}, "at": {Stamp(c.At), r.At}, "type": {c.Type, string(r.Type)}, "caller": {c.Caller, r.Caller.Name},
 		"task_id": {c.TaskID, r.TaskID}, "agent_id": {c.AgentID, r.AgentID}, "profile": {c.Profile, r.Profile},
 		"provider": {c.Provider, r.Provider}, "credential_id": {c.CredentialID, r.CredentialID}, "fingerprint": {fingerprint, r.Fingerprint},
 		"upstream_ids": {

@@ -58,17 +58,17 @@ type recordRevocation struct {
 // Canonical gives the bytes by which an event is kept.
 func Canonical(e broker.Event) ([]byte, error) {
 	r := record{
-		ID: e.ID, At: stamp(e.At), Type: e.Type,
+		ID: e.ID, At: Stamp(e.At), Type: e.Type,
 		Caller:    recordCaller{e.Caller.Name, e.Caller.Role, e.Caller.Auth, e.Caller.Addr},
 		RequestID: e.Caller.RequestID, TraceID: e.Caller.TraceID, TaskID: e.TaskID, ParentTaskID: e.ParentTask, AgentID: e.AgentID, Profile: e.Profile, Provider: e.Provider,
 		Requested: e.Requested, Scopes: e.Scopes, TTLSeconds: e.TTL.Seconds(),
 		CredentialID: string(e.Credential), Version: e.Version, VersionID: string(e.VersionID), State: e.State,
-		ExpiresAt: stamp(e.ExpiresAt), Upstream: e.Upstream, UpstreamIDs: e.UpstreamIDs, Trace: e.Trace,
+		ExpiresAt: Stamp(e.ExpiresAt), Upstream: e.Upstream, UpstreamIDs: e.UpstreamIDs, Trace: e.Trace,
 		Cause: e.Cause, Reason: e.Reason, Code: e.Code, Reasons: e.Faults,
 	}
 	r.Fingerprint = Fingerprint(e.Fingerprint)
 	if e.Revocation.Result != broker.ResultNone {
-		r.Revocation = &recordRevocation{e.Revocation.Result, stamp(e.Revocation.EffectiveAt), e.Revocation.Basis}
+		r.Revocation = &recordRevocation{e.Revocation.Result, Stamp(e.Revocation.EffectiveAt), e.Revocation.Basis}
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -79,7 +79,8 @@ func Canonical(e broker.Event) ([]byte, error) {
 	return bytes.TrimRight(buf.Bytes(), "\n"), nil
 }
 
-func stamp(t time.Time) string {
+// Stamp is a time as the canonical form has it; empty for none.
+func Stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}

@@ -109,7 +109,7 @@ func (h *Held) whose(events []record) {
 func (h *Held) ends(events []record) {
 	last := events[len(events)-1]
 	known := len(h.Contradictions)
-	expires := stamp(h.ExpiresAt)
+	expires := Stamp(h.ExpiresAt)
 	if !slices.ContainsFunc(events, func(r record) bool { return r.ExpiresAt == expires }) {
 		h.contradict("expires_at", expires, last.ExpiresAt, last.ID)
 	}
@@ -158,7 +158,7 @@ func (e Ending) String() string {
 	if e.Result == "" {
 		return ""
 	}
-	return strings.TrimSpace(e.Result + " " + stamp(e.EffectiveAt) + " " + e.Basis)
+	return strings.TrimSpace(e.Result + " " + Stamp(e.EffectiveAt) + " " + e.Basis)
 }
 
 func recorded(r *recordRevocation) string {

@@ -132,7 +132,7 @@ type column struct {
 func (ch chart) sheet() [][]string {
 	rows := [][]string{{"from", "code", "refusals"}}
 	for _, r := range ch.Steps {
-		rows = append(rows, []string{instant(r.From), string(r.Code), strconv.FormatInt(r.N, 10)})
+		rows = append(rows, []string{audit.Stamp(r.From), string(r.Code), strconv.FormatInt(r.N, 10)})
 	}
 	return rows
 }

@@ -56,7 +56,7 @@ func heldRow(h audit.Held) []string {
 	return []string{
 		h.CredentialID, strconv.Itoa(h.Version), h.VersionID, h.TaskID, h.AgentID, h.Caller, h.Profile, h.Provider,
 		audit.CSVCell(h.RequestedScopes, len(h.RequestedScopes)), audit.CSVCell(h.Scopes, len(h.Scopes)), strconv.FormatFloat(h.TTLSeconds, 'f', -1, 64),
-		h.State, instant(h.IssuedAt), instant(h.ExpiresAt), h.Upstream,
+		h.State, audit.Stamp(h.IssuedAt), audit.Stamp(h.ExpiresAt), h.Upstream,
 		audit.CSVCell(h.UpstreamIDs, len(h.UpstreamIDs)), audit.CSVCell(h.Trace, len(h.Trace)), h.Fingerprint, h.Cause, h.Reason,
 		h.Life.Alive, maybe(h.Life.Since), maybe(h.Life.Until), h.Life.How,
 	}
@@ -95,7 +95,7 @@ func versionSheet(list []version) sheet {
 				overlap, with = strconv.FormatFloat(v.Overlaps.Seconds(), 'f', -1, 64), strconv.Itoa(v.With)
 			}
 			end := v.Version.Revocation
-			rows = append(rows, append(heldRow(v.held()), instant(v.Asked), string(end.Result), instant(end.EffectiveAt), end.Basis, overlap, with))
+			rows = append(rows, append(heldRow(v.held()), audit.Stamp(v.Asked), string(end.Result), audit.Stamp(end.EffectiveAt), end.Basis, overlap, with))
 		}
 		return rows
 	}
@@ -127,17 +127,9 @@ func countSheet(list []broker.Count, columns ...string) sheet {
 	}
 }
 
-// instant is a time as the record's canonical form has it.
-func instant(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02T15:04:05.000000Z")
-}
-
 func maybe(t *time.Time) string {
 	if t == nil {
 		return ""
 	}
-	return instant(*t)
+	return audit.Stamp(*t)
 }
