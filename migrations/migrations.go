@@ -8,23 +8,18 @@ package migrations
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/pbkdf2"
-	"crypto/rand"
-	"crypto/sha256"
 	"database/sql"
 	"embed"
-	"encoding/base64"
 	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 )
 
 //go:embed *.sql
@@ -45,18 +40,28 @@ type Login struct {
 }
 
 // Up brings the database at url to this build's schema: roles first, then each migration as OwnerRole. The connection
-// must be direct (not through a transaction-pooling proxy), by a role that may create roles. Any number of processes may
+// must have a session of its own (see postgres.Config), by a role that may create roles. Any number of processes may
 // run it at once; one does the work.
 func Up(ctx context.Context, url string, logins ...Login) error {
-	cfg, err := pgx.ParseConfig(url)
-	if err != nil {
-		return errors.New("the database URL is not valid") // the parser's error may quote the password
+	return UpFrom(ctx, postgres.Config{URL: broker.NewSecret(url)}, logins...)
+}
+
+// UpFrom is Up for a URL of which errors say where it came from. Only URL and From are read.
+func UpFrom(ctx context.Context, from postgres.Config, logins ...Login) error {
+	for _, l := range logins {
+		if err := checkPassword(l.Password); err != nil {
+			return fmt.Errorf("the password of %s: %w", l.Name, err)
+		}
 	}
+	cfg := postgres.Config{URL: from.URL, From: from.From, Name: "taskpass migrate", Statement: postgres.Unlimited}
 	if err := roles(ctx, cfg, logins); err != nil {
 		return fmt.Errorf("setting up roles: %w", err)
 	}
-	cfg.RuntimeParams["role"] = OwnerRole
-	db := stdlib.OpenDB(*cfg)
+	cfg.Role = OwnerRole
+	db, err := postgres.OpenDB(cfg)
+	if err != nil {
+		return err
+	}
 	defer func() { _ = db.Close() }()
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // every second, for 5 min
 	if err != nil {
@@ -87,8 +92,8 @@ func Latest() (int64, error) {
 }
 
 // roles makes what is missing, and lets OwnerRole create in the database.
-func roles(ctx context.Context, cfg *pgx.ConnConfig, logins []Login) error {
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+func roles(ctx context.Context, cfg postgres.Config, logins []Login) error {
+	conn, err := postgres.Connect(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -126,27 +131,6 @@ func roles(ctx context.Context, cfg *pgx.ConnConfig, logins []Login) error {
 		}
 	}
 	return nil
-}
-
-// alterPassword sends the password's SCRAM verifier (RFC 5803) and not the password, so that no log of the server's can
-// hold it (P7).
-func alterPassword(name string, password broker.Secret) (string, error) {
-	const iterations = 4096 // PostgreSQL's own default
-	salt := make([]byte, 16)
-	_, _ = rand.Read(salt) // never fails: see crypto/rand
-	salted, err := pbkdf2.Key(sha256.New, password.Reveal(), salt, iterations, sha256.Size)
-	if err != nil {
-		return "", fmt.Errorf("deriving the login's verifier: %w", err)
-	}
-	mac := func(text string) []byte {
-		h := hmac.New(sha256.New, salted)
-		h.Write([]byte(text))
-		return h.Sum(nil)
-	}
-	stored := sha256.Sum256(mac("Client Key"))
-	b64 := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("ALTER ROLE %s PASSWORD 'SCRAM-SHA-256$%d:%s$%s:%s'",
-		name, iterations, b64(salt), b64(stored[:]), b64(mac("Server Key"))), nil
 }
 
 // create runs a CREATE ROLE; that the role exists already is fine.

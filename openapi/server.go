@@ -34,7 +34,7 @@ type Config struct {
 	Audit   *audit.Log
 	Tree    *sequence.Log // nil: nothing is signed, and there are no proofs
 	Callers Authenticator
-	Ready   func(context.Context) error // why the service should get no traffic; nil when it should
+	Ready   func(context.Context) error // why the service should get no traffic; nil when it should. A broker.Error is shown
 	Logger  *slog.Logger
 
 	Stopping context.Context // done when the service stops: who watches is answered then; nil: never
@@ -96,7 +96,11 @@ func New(cfg Config) (http.Handler, error) {
 func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 	if err := s.Ready(r.Context()); err != nil {
 		s.Logger.WarnContext(r.Context(), "not ready", "error", err)
-		s.problem(w, r, broker.Errorf(broker.CodeUnavailable, "not ready to serve").Because(err))
+		reason, known := errors.AsType[*broker.Error](err)
+		if !known {
+			reason = broker.Errorf(broker.CodeUnavailable, "not ready to serve").Because(err)
+		}
+		s.problem(w, r, reason)
 		return
 	}
 	_, _ = w.Write([]byte("ok\n"))

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/broker/store/db"
 )
 
@@ -40,7 +39,7 @@ func (s *Store) Locked(ctx context.Context, upstream string, fn func(context.Con
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	conn, err := postgres.Connect(ctx, s.locking)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/taskpass/taskpass/broker"
@@ -15,6 +16,10 @@ const channel = "taskpass_credentials"
 
 // reconnectPause is how long after a failure the listener tries again; meanwhile watchers look by themselves.
 const reconnectPause = time.Second
+
+// listenPing is how often the connection that listens is asked whether it still lives: one that the network dropped
+// would be silent for ever.
+const listenPing = 15 * time.Second
 
 // watchers wakes who waits for a credential to change, whichever replica changed it. One connection listens for all. It
 // gives hints only: the table is the truth.
@@ -55,17 +60,29 @@ func (w *watchers) listen(ctx context.Context) error {
 		return err
 	}
 	own := conn.Hijack() // a connection that listens is of no other use
-	defer func() { _ = own.Close(context.WithoutCancel(ctx)) }()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reconnectPause)
+		defer cancel()
+		_ = own.Close(ctx)
+	}()
 	if _, err := own.Exec(ctx, "LISTEN "+channel); err != nil {
 		return err
 	}
 	w.wakeAll() // what happened before is not told
 	for {
-		n, err := own.WaitForNotification(ctx)
-		if err != nil {
+		wait, cancel := context.WithTimeout(ctx, listenPing)
+		n, err := own.WaitForNotification(wait)
+		cancel()
+		switch {
+		case err == nil:
+			w.wake(broker.CredentialID(n.Payload))
+		case ctx.Err() != nil || !pgconn.Timeout(err):
 			return err
+		default:
+			if err := own.Ping(ctx); err != nil {
+				return err
+			}
 		}
-		w.wake(broker.CredentialID(n.Payload))
 	}
 }
 

@@ -20,12 +20,14 @@ import (
 
 	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/broker/store/db"
 )
 
 // Config says which database and how much of it.
 type Config struct {
-	URL      broker.Secret // postgres://…; it may bear a password
+	URL      broker.Secret // postgres://…; it may contain a password
+	From     string        // what an error calls the URL; see postgres.Config
 	MaxConns int32         // zero: 16
 	Logger   *slog.Logger  // nil: nothing is logged
 }
@@ -33,6 +35,7 @@ type Config struct {
 // Store is the ledger. It is safe for concurrent use; close it when done.
 type Store struct {
 	pool      *pgxpool.Pool
+	locking   postgres.Config // for the connections of Locked
 	q         *db.Queries
 	committer *committer
 	watchers  *watchers
@@ -40,39 +43,24 @@ type Store struct {
 	logger    *slog.Logger
 }
 
-// Open connects. It asks nothing of the database yet: see Check.
+// lockLimit is how long Locked waits for a lock that is held elsewhere.
+const lockLimit = 30 * time.Second
+
+// Open makes the pool. It asks nothing of the database yet: see Check.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	pc, err := pgxpool.ParseConfig(cfg.URL.Reveal())
-	if err != nil {
-		return nil, errors.New("the database URL is not valid") // the parser's error may quote the password
-	}
-	pc.MaxConns = 16
-	if cfg.MaxConns > 0 {
-		pc.MaxConns = cfg.MaxConns
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = 16
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	// A transaction that somebody forgot would hold back the audit tree; a statement that hangs would hold a request.
-	setDefault(pc.ConnConfig.RuntimeParams, "application_name", "taskpass")
-	setDefault(pc.ConnConfig.RuntimeParams, "idle_in_transaction_session_timeout", "10s")
-	setDefault(pc.ConnConfig.RuntimeParams, "statement_timeout", "30s")
-	setDefault(pc.ConnConfig.RuntimeParams, "timezone", "UTC")
-	if pc.ConnConfig.ConnectTimeout == 0 {
-		pc.ConnConfig.ConnectTimeout = 5 * time.Second
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	pool, err := postgres.Open(ctx, postgres.Config{URL: cfg.URL, From: cfg.From, MaxConns: cfg.MaxConns})
 	if err != nil {
-		return nil, fmt.Errorf("opening the database: %w", err)
+		return nil, err
 	}
 	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
-		locks: make(chan struct{}, pc.MaxConns)}, nil
-}
-
-func setDefault(m map[string]string, key, value string) {
-	if m[key] == "" {
-		m[key] = value
-	}
+		locking: postgres.Config{URL: cfg.URL, From: cfg.From, Name: "taskpass lock", Statement: lockLimit},
+		locks:   make(chan struct{}, cfg.MaxConns)}, nil
 }
 
 // Close finishes what was begun and closes the connections.
@@ -85,31 +73,51 @@ func (s *Store) Close() {
 // Pool lends the connections to the packages that read the same database.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
-// Check tells why the database cannot be worked with: out of reach, not migrated to at least the given version, read
-// only, or reached by a role that could rewrite the record (P4).
+// checkLimit bounds Check: whoever asks whether a replica is ready does not wait for long.
+const checkLimit = 4 * time.Second
+
+// Check tells why the database cannot be worked with: out of reach, read only, not migrated to at least the given version,
+// or reached by a role that could rewrite the record (P4). What it says by a postgres.Fault may be shown to anybody.
 func (s *Store) Check(ctx context.Context, version int64) error {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	err := s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		if err := postgres.CanWrite(ctx, conn.Conn()); err != nil {
+			return err
+		}
+		return checkSchema(ctx, conn, version)
+	})
+	if _, known := errors.AsType[postgres.Fault](err); err != nil && !known {
+		return fmt.Errorf("the database cannot be asked: %w", err)
+	}
+	return err
+}
+
+func checkSchema(ctx context.Context, conn *pgxpool.Conn, version int64) error {
 	var at *int64
-	var readOnly, mayRewrite bool
-	err := s.pool.QueryRow(ctx, `SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied),
-		pg_is_in_recovery(),
+	var mayRewrite bool
+	err := conn.QueryRow(ctx, `SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied),
 		has_any_column_privilege('events', 'UPDATE') OR has_table_privilege('events', 'DELETE')
 			OR has_table_privilege('events', 'TRUNCATE')
 			OR EXISTS (SELECT FROM unnest(ARRAY['tree_leaves', 'tree_tiles', 'tree_checkpoints', 'tree_archives']) AS t (name)
 				WHERE CASE WHEN to_regclass(t.name) IS NOT NULL THEN has_any_column_privilege(t.name, 'UPDATE')
-					OR has_table_privilege(t.name, 'DELETE') OR has_table_privilege(t.name, 'TRUNCATE') END)`).Scan(&at, &readOnly, &mayRewrite)
+					OR has_table_privilege(t.name, 'DELETE') OR has_table_privilege(t.name, 'TRUNCATE') END)`).Scan(&at, &mayRewrite)
+	const member = postgres.Fault("the database's role is not a member of taskpass_service: run `taskpass migrate --service-login NAME`")
 	switch {
-	case isCode(err, undefinedTable):
-		return errors.New("the database has no schema yet: run `taskpass migrate`")
+	case isCode(err, undefinedTable): // so it is also called if the schema may not be looked into
+		var may bool
+		if err := conn.QueryRow(ctx, "SELECT has_schema_privilege('public', 'USAGE')").Scan(&may); err == nil && !may {
+			return member
+		}
+		return postgres.Fault("the database has no schema yet: run `taskpass migrate`")
 	case isCode(err, insufficientPrivilege):
-		return errors.New("the database's role is not a member of taskpass_service: run `taskpass migrate --service-login NAME`")
+		return member
 	case err != nil:
-		return fmt.Errorf("the database cannot be asked: %w", err)
+		return err
 	case at == nil || *at < version:
-		return fmt.Errorf("the database's schema is older than this build (want version %d): run `taskpass migrate`", version)
-	case readOnly:
-		return errors.New("the database is a read-only replica")
+		return postgres.Fault(fmt.Sprintf("the database's schema is older than this build (want version %d): run `taskpass migrate`", version))
 	case mayRewrite:
-		return errors.New("the database's role may alter or delete audit events: connect as a login made by `taskpass migrate --service-login NAME`")
+		return postgres.Fault("the database's role may alter or delete audit events: connect as a login made by `taskpass migrate --service-login NAME`")
 	}
 	return nil
 }

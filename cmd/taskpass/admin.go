@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/auth"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/broker/seal"
 	"github.com/taskpass/taskpass/broker/store"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
@@ -26,14 +27,16 @@ type database struct {
 	DatabaseURLFile string `type:"path" help:"A file that holds it."`
 }
 
-func (d database) url() (broker.Secret, error) {
+// url is the URL, and what errors call it.
+func (d database) url() (url broker.Secret, from string, err error) {
 	switch {
 	case d.DatabaseURLFile != "":
-		return broker.Ref("file:" + d.DatabaseURLFile).Resolve()
+		url, err = broker.Ref("file:" + d.DatabaseURLFile).Resolve()
+		return url, d.DatabaseURLFile, err
 	case d.DatabaseURL != "":
-		return broker.NewSecret(d.DatabaseURL), nil
+		return broker.NewSecret(d.DatabaseURL), "--database-url or TASKPASS_DATABASE_URL", nil
 	}
-	return broker.Secret{}, errors.New("say which database: --database-url-file, --database-url or TASKPASS_DATABASE_URL")
+	return broker.Secret{}, "", errors.New("say which database: --database-url-file, --database-url or TASKPASS_DATABASE_URL")
 }
 
 type migrateCmd struct {
@@ -45,7 +48,7 @@ type migrateCmd struct {
 }
 
 func (c *migrateCmd) Run(e *env) error {
-	url, err := c.url()
+	url, from, err := c.url()
 	if err != nil {
 		return err
 	}
@@ -57,7 +60,7 @@ func (c *migrateCmd) Run(e *env) error {
 	if c.AuditorLogin != "" && c.AuditorLogin == c.ServiceLogin {
 		return errors.New("the auditors' login may not be the service's: it would write the record that they verify")
 	}
-	if err := migrations.Up(e.ctx, url.Reveal(), service, auditor); err != nil {
+	if err := migrations.UpFrom(e.ctx, postgres.Config{URL: url, From: from}, service, auditor); err != nil {
 		return err
 	}
 	version, err := migrations.Latest()
@@ -134,11 +137,11 @@ func (c *tokenRevokeCmd) Run(e *env) error {
 }
 
 func withTokens(ctx context.Context, d database, fn func(*auth.Authenticator, *store.Store) error) error {
-	url, err := d.url()
+	url, from, err := d.url()
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(ctx, store.Config{URL: url, MaxConns: 2})
+	s, err := store.Open(ctx, store.Config{URL: url, From: from, MaxConns: 2})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/migrations"
 )
 
@@ -87,22 +88,15 @@ func (t trusted) keys() (*tree.Keys, error) {
 
 // open connects to the database with some role's rights; "" is the login's own.
 func (d database) open(ctx context.Context, role string) (*pgxpool.Pool, error) {
-	url, err := d.url()
+	url, from, err := d.url()
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := pgxpool.ParseConfig(url.Reveal())
-	if err != nil {
-		return nil, errors.New("the database URL is not valid") // the parser's error may quote the password
-	}
-	cfg.MaxConns = 2
-	cfg.ConnConfig.RuntimeParams["application_name"] = "taskpass audit"
+	cfg := postgres.Config{URL: url, From: from, Name: "taskpass audit", Role: role, MaxConns: 2, Statement: postgres.Unlimited}
 	if role == "" {
-		cfg.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
-	} else {
-		cfg.ConnConfig.RuntimeParams["role"] = role
+		cfg.ReadOnly, cfg.Statement = true, 5*time.Minute // it reads in pieces
 	}
-	return pgxpool.NewWithConfig(ctx, cfg)
+	return postgres.Open(ctx, cfg)
 }
 
 type auditCheckpointCmd struct {

@@ -8,10 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/openapi/client"
 )
 
@@ -19,7 +18,7 @@ import (
 func (s *story) proof(ctx context.Context) error {
 	s.chapter("The auditor verifies the record; then somebody alters a row behind the broker's back")
 	var events int64
-	conn, err := pgx.Connect(ctx, s.stack.AdminURL)
+	conn, err := postgres.Connect(ctx, postgres.Config{URL: broker.NewSecret(s.stack.AdminURL)})
 	if err != nil {
 		return err
 	}

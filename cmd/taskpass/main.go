@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 )
 
 // cli is the command line: one field a command.
@@ -90,7 +91,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = nil
 	}
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		_, _ = fmt.Fprintln(stderr, "taskpass:", postgres.Safe(err))
 		if e, ok := errors.AsType[*broker.Error](err); ok {
 			for _, f := range e.Faults {
 				_, _ = fmt.Fprintln(stderr, "  "+f.Pointer, f.Reason)
@@ -101,8 +102,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return 0
 }
 
+// safeAttr keeps the driver's words about connections out of the log: they repeat parts of the database's URL.
+func safeAttr(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.AnyValue(postgres.Safe(err))
+	}
+	return a
+}
+
 func newLogger(w io.Writer, level string) *slog.Logger {
 	var l slog.Level
 	_ = l.UnmarshalText([]byte(level)) // the configuration was checked; an empty level is info
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: safeAttr}))
 }

@@ -51,8 +51,8 @@ type node struct {
 	stop     context.CancelFunc
 }
 
-// newNode opens everything and checks the database; it does not serve yet.
-func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *node, err error) {
+// newNode opens everything and checks the database, for which it waits so long; it does not serve yet.
+func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait time.Duration) (n *node, err error) {
 	url, err := file.Database.URL.Resolve()
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", err)
@@ -71,7 +71,8 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		return nil, err
 	}
 	n.store, err = store.Open(ctx, store.Config{
-		URL: url, MaxConns: int32(file.Database.MaxConnections), Logger: logger, //nolint:gosec // checked: at most 1000
+		URL: url, From: "database.url (" + string(file.Database.URL) + ")", Logger: logger,
+		MaxConns: int32(file.Database.MaxConnections), //nolint:gosec // checked: at most 1000
 	})
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 			opened.Close()
 		}
 	}()
-	if err := n.store.Check(ctx, n.schema); err != nil {
+	if err := n.awaitDatabase(ctx, wait); err != nil {
 		return nil, err
 	}
 	profiles, err := file.Open(ctx, n.deps())
@@ -107,7 +108,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	n.record = audit.NewLog(n.store.Pool())
 	surface := openapi.Config{
 		Broker: n.broker, Audit: n.record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
-		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
+		Ready:   n.ready,
 		Metrics: watch.Handler(), Requests: watch.Request,
 	}
 	if n.tree, err = n.newTree(ctx); err != nil {

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
 )
 
 type serveCmd struct {
-	Config string `required:"" type:"path" help:"The YAML file: see docs/examples/taskpass.yaml. SIGHUP reads its profiles anew."`
+	Config          string        `required:"" type:"path" help:"The YAML file: see docs/examples/taskpass.yaml. SIGHUP reads its profiles anew."`
+	WaitForDatabase time.Duration `default:"45s" help:"How long the start waits for a PostgreSQL that is not there yet: ${default} by default. 0s: not at all."`
 }
 
 func (c *serveCmd) Run(e *env) error {
@@ -24,7 +26,7 @@ func (c *serveCmd) Run(e *env) error {
 		return err
 	}
 	logger := newLogger(e.stderr, file.Log.Level)
-	n, err := newNode(e.ctx, file, logger)
+	n, err := newNode(e.ctx, file, logger, c.WaitForDatabase)
 	if err != nil {
 		return err
 	}

@@ -293,7 +293,7 @@ func TestServeRefuses(t *testing.T) {
 		"beyond the provider": {func(s *settings) { s.MaxTTL = "13h" }, []string{"taskpass.yaml:", "ttl.max", "12h"}},
 	} {
 		i.configure(c.change)
-		r := mustFail(t, 1, c.words, "serve", "--config", i.config)
+		r := mustFail(t, 1, c.words, "serve", "--config", i.config, "--wait-for-database", "0s")
 		if strings.Contains(r.stderr+r.stdout, cliPassword) {
 			t.Errorf("%s: the password is said: %s", what, r)
 		}

@@ -90,7 +90,7 @@ func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	if err != nil {
 		return s, err
 	}
-	if s.node, err = newNode(ctx, file, cfg.logger); err != nil {
+	if s.node, err = newNode(ctx, file, cfg.logger, time.Minute); err != nil {
 		return s, err
 	}
 	if err := s.makeTokens(ctx); err != nil {
