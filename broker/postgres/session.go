@@ -125,21 +125,22 @@ func (s *session) proven(ctx context.Context, conn *pgconn.PgConn, pid uint32) e
 		return err
 	}
 	defer func() { _ = other.Close(ctx) }()
-	var first uint32
+	first, _, err := backend(ctx, other)
+	if err != nil {
+		return err
+	}
 	for range probes {
-		theirs, _, err := backend(ctx, other)
-		if err != nil {
-			return err
-		}
-		if first == 0 {
-			first = theirs
-		}
-		ours, _, err := backend(ctx, conn)
-		if err != nil {
-			return err
-		}
-		if ours == theirs || ours != pid || theirs != first {
-			return errPooled
+		for _, c := range []struct {
+			conn *pgconn.PgConn
+			pid  uint32
+		}{{conn, pid}, {conn, pid}, {other, first}} { // twice in a row: a proxy may deal its sessions out in turn
+			now, _, err := backend(ctx, c.conn)
+			if err != nil {
+				return err
+			}
+			if now != c.pid || first == pid {
+				return errPooled
+			}
 		}
 	}
 	if err := s.reset(ctx, other, first); err != nil {
@@ -150,7 +151,8 @@ func (s *session) proven(ctx context.Context, conn *pgconn.PgConn, pid uint32) e
 }
 
 // reset shows that a session which its client has left is reset before the next one gets it. It marks one, leaves it, and
-// looks for it. The proxy may give other sessions instead; then the marker is looked for at each later connection.
+// looks for it among those that the proxy gives then. Another client may have got it meanwhile; what is left to see by
+// then is that each later connection of ours comes without a marker.
 func (s *session) reset(ctx context.Context, conn *pgconn.PgConn, pid uint32) error {
 	if _, err := conn.Exec(ctx, "SELECT set_config('"+marker+"', 'left', false)").ReadAll(); err != nil {
 		return err
@@ -168,14 +170,13 @@ func (s *session) reset(ctx context.Context, conn *pgconn.PgConn, pid uint32) er
 		if err != nil {
 			return err
 		}
-		got, old, err := backend(ctx, next)
-		_ = next.Close(ctx)
-		switch {
+		defer func() { _ = next.Close(ctx) }() // kept until then, so that the next one is another
+		switch now, old, err := backend(ctx, next); {
 		case err != nil:
 			return err
 		case old != "":
 			return errNotReset
-		case got == pid:
+		case now == pid:
 			return nil
 		}
 	}
