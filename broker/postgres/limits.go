@@ -14,10 +14,25 @@ import (
 // swallows its answer. pgx asks a tracer for the context of each call, so one place reaches all of them.
 type limits struct {
 	statement time.Duration // for a statement, a batch, a preparation or a COPY
+	patient   time.Duration // the same, where Patient was said
 	connect   time.Duration // for a connection with all its hosts, names and set-up
 }
 
-type cancelKey struct{}
+type (
+	cancelKey  struct{}
+	patientKey struct{}
+)
+
+// Patient is for work in the background that no request waits for: its statements may take as long as PostgreSQL lets
+// them, and a little more.
+func Patient(ctx context.Context) context.Context { return context.WithValue(ctx, patientKey{}, true) }
+
+func (l *limits) within(ctx context.Context) context.Context {
+	if ctx.Value(patientKey{}) != nil {
+		return within(ctx, l.patient)
+	}
+	return within(ctx, l.statement)
+}
 
 func within(ctx context.Context, limit time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -32,25 +47,25 @@ func end(ctx context.Context) {
 }
 
 func (l *limits) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	return within(ctx, l.statement)
+	return l.within(ctx)
 }
 func (l *limits) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) { end(ctx) }
 
 func (l *limits) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
-	return within(ctx, l.statement)
+	return l.within(ctx)
 }
 func (l *limits) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData)     {}
 func (l *limits) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchEndData) { end(ctx) }
 
 func (l *limits) TraceCopyFromStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceCopyFromStartData) context.Context {
-	return within(ctx, l.statement)
+	return l.within(ctx)
 }
 func (l *limits) TraceCopyFromEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceCopyFromEndData) {
 	end(ctx)
 }
 
 func (l *limits) TracePrepareStart(ctx context.Context, _ *pgx.Conn, _ pgx.TracePrepareStartData) context.Context {
-	return within(ctx, l.statement)
+	return l.within(ctx)
 }
 func (l *limits) TracePrepareEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TracePrepareEndData) {
 	end(ctx)

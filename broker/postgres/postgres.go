@@ -19,13 +19,15 @@ import (
 )
 
 const (
-	// DefaultStatement is how long PostgreSQL may work at one statement. A request makes several in a row, and has to be
-	// answered within seconds when the server hangs.
-	DefaultStatement = 6 * time.Second
+	// DefaultStatement is how long PostgreSQL may work at one statement.
+	DefaultStatement = 30 * time.Second
+	// defaultWait is how long the client waits for one. A request makes several in a row, and has to be answered within
+	// seconds when the server hangs.
+	defaultWait = 8 * time.Second
 	// Unlimited is the limit for work that takes as long as there is data: migrations and archiving.
 	Unlimited = time.Hour
 
-	grace          = 2 * time.Second // the client gives up so much later than the server should have
+	grace          = 2 * time.Second // where nobody waits, the client gives up so much later than the server should have
 	acquireLimit   = 4 * time.Second // for a free connection of a pool, a new one included
 	connectTimeout = 4 * time.Second // for each host of the URL; connect_timeout in the URL takes its place
 	pingTimeout    = 2 * time.Second // for a pooled connection that was idle
@@ -41,7 +43,7 @@ type Config struct {
 	Role      string        // the role to work as; "" is the login itself
 	ReadOnly  bool          // the session refuses to write
 	MaxConns  int32         // of a pool; zero: 16
-	Statement time.Duration // for one statement, from 1 ms; zero: DefaultStatement
+	Statement time.Duration // for one statement, from 1 ms, and 2 s more until the client gives up; zero: 30 s, and 8 s in all
 }
 
 // Open makes a pool. It connects when a connection is asked for, so only a fault of the URL is an error here. Waiting

@@ -42,8 +42,9 @@ func (cfg Config) connConfig() (*pgx.ConnConfig, error) {
 		}
 		return Fault("the database URL " + reason)
 	}
+	wait := cfg.Statement + grace
 	if cfg.Statement == 0 {
-		cfg.Statement = DefaultStatement
+		cfg.Statement, wait = DefaultStatement, defaultWait
 	}
 	given, reason := check(cfg.URL.Reveal(), cfg.ReadOnly)
 	if reason != "" {
@@ -75,7 +76,7 @@ func (cfg Config) connConfig() (*pgx.ConnConfig, error) {
 	}}
 	cc.DialFunc = dialer.DialContext
 	cc.OnPgError = onError(nil)
-	cc.Tracer = &limits{cfg.Statement + grace, cc.ConnectTimeout*time.Duration(1+len(cc.Fallbacks)) + connectTimeout}
+	cc.Tracer = &limits{wait, cfg.Statement + grace, cc.ConnectTimeout*time.Duration(1+len(cc.Fallbacks)) + connectTimeout}
 	bare := cc.Config.Copy()
 	s := newSession(cfg, name)
 	s.probe = func(ctx context.Context) (*pgconn.PgConn, error) { return pgconn.ConnectConfig(ctx, bare) }

@@ -156,7 +156,7 @@ func TestPoolerWithSessions(t *testing.T) {
 	if err := s.Check(t.Context(), latest); err != nil {
 		t.Fatal(err)
 	}
-	if got := read[string](t, s.Pool(), "SELECT current_setting('statement_timeout')"); got != "6s" {
+	if got := read[string](t, s.Pool(), "SELECT current_setting('statement_timeout')"); got != "30s" {
 		t.Errorf("statement_timeout: %s", got)
 	}
 	c := activate(t, s, begin(t, s, credential()))

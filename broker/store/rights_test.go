@@ -185,7 +185,7 @@ func TestSessionsHaveLimits(t *testing.T) {
 	for _, name := range []string{"statement_timeout", "idle_in_transaction_session_timeout", "TimeZone", "application_name"} {
 		got[name] = read[string](t, s.Pool(), "SELECT current_setting($1)", name)
 	}
-	want := map[string]string{"statement_timeout": "6s", "idle_in_transaction_session_timeout": "10s", "TimeZone": "UTC", "application_name": "taskpass"}
+	want := map[string]string{"statement_timeout": "30s", "idle_in_transaction_session_timeout": "10s", "TimeZone": "UTC", "application_name": "taskpass"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

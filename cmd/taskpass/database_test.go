@@ -58,7 +58,7 @@ func patient(t *testing.T, method, url, token, body string) (status int, text st
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 35 * time.Second}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
 	response, err := client.Do(r)
 	if err != nil {
 		t.Errorf("%s %s: %v", method, r.URL.Path, err)
@@ -132,7 +132,7 @@ func TestDatabaseHangs(t *testing.T) {
 		"revoke":  {"POST", one + "/revoke", orch, "{}"},
 		"end":     {"POST", "/v1/tasks/research-1/end", orch, "{}"},
 		"search":  {"GET", "/v1/audit/events", aud, ""},
-		"export":  {"GET", "/v1/audit/tree/export", aud, ""},
+		"tree":    {"GET", "/v1/audit/checkpoint", aud, ""},
 	} {
 		hung.Go(func() {
 			status, text := patient(t, c[0], r.BaseURL+c[1], c[2], c[3])
@@ -156,6 +156,39 @@ func TestDatabaseHangs(t *testing.T) {
 	})
 	mustCall(t, 201, "POST", r.BaseURL+"/v1/credentials", orch, devRequest)
 	dev.stop()
+}
+
+// A guard against full disks switches writing off, for new sessions: the replica is not ready and says why, writes may be
+// tried again, and what can be read is read. When the guard is gone all works at once, though no session was ended.
+func TestDatabaseIsReadOnly(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	_, at := i.serve()
+	admin := strings.TrimSpace(readFile(t, i.admin))
+	u, err := url.Parse(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.TrimPrefix(u.Path, "/")
+	var issued openapi.IssuedCredential
+	if err := json.Unmarshal([]byte(mustCall(t, 201, "POST", at+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))), &issued); err != nil {
+		t.Fatal(err)
+	}
+	sql(t, admin, "ALTER DATABASE "+name+" SET default_transaction_read_only = on;"+
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	await(t, "it is not ready, and says why", func() bool {
+		status, text, err := call(t, "GET", at+"/readyz", "", "")
+		return err == nil && status == 503 && strings.Contains(text, "read-only (default_transaction_read_only)")
+	})
+	if text := mustCall(t, 503, "POST", at+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, "")); !strings.Contains(text, `"retryable":true`) {
+		t.Errorf("a write: %s", text)
+	}
+	mustCall(t, 200, "GET", at+"/v1/credentials/"+issued.ID, i.tokens["orch"], "")
+	sql(t, admin, "SET transaction_read_only = off; ALTER DATABASE "+name+" RESET default_transaction_read_only")
+	mustCall(t, 200, "GET", at+"/readyz", "", "")
+	for range 20 {
+		mustCall(t, 201, "POST", at+"/v1/credentials", i.tokens["orch"], fmt.Sprintf(serveRequest, ""))
+	}
 }
 
 // late is a PostgreSQL that comes up step by step: nobody listens, then it says that it is starting, then it works.

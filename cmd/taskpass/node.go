@@ -17,6 +17,7 @@ import (
 	"github.com/taskpass/taskpass/broker/auth"
 	"github.com/taskpass/taskpass/broker/metrics"
 	"github.com/taskpass/taskpass/broker/policy"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/broker/seal"
 	"github.com/taskpass/taskpass/broker/store"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
@@ -162,10 +163,11 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
 	work.Go(func() { n.broker.Run(background) })
-	work.Go(func() { n.keepPartitions(background) })
-	work.Go(func() { n.noteTimes(background) })
+	patient := postgres.Patient(background)
+	work.Go(func() { n.keepPartitions(patient) })
+	work.Go(func() { n.noteTimes(patient) })
 	if n.tree != nil {
-		work.Go(func() { n.tree.run(background) })
+		work.Go(func() { n.tree.run(patient) })
 	}
 	defer func() { stop(); work.Wait() }()
 
