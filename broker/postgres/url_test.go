@@ -137,6 +137,27 @@ func TestTheEnvironmentNamesNoServer(t *testing.T) {
 	}
 }
 
+// A server that takes a connection and says nothing, as one that hangs does, costs no more than the limit.
+func TestAServerThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // the kernel takes connections into its queue
+	pool, err := postgres.Open(t.Context(), postgres.Config{URL: broker.NewSecret("postgres://u:pw@" + l.Addr().String() + "/d?sslmode=disable&connect_timeout=1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	ask := func() error { return pool.QueryRow(t.Context(), "SELECT 1").Scan(new(int)) } // with no limit of the caller's
+	for _, err := range []error{ask(), pool.Ping(t.Context())} {
+		if err == nil || !strings.Contains(postgres.Reason(err), "no answer within the time limit") || !postgres.Starting(err) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 // The words of a driver repeat user, database and host: the filter replaces them wherever they were wrapped.
 func TestSafeHidesTheDriversWords(t *testing.T) {
 	t.Parallel()

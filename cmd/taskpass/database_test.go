@@ -271,12 +271,14 @@ func TestServeWaitsForPostgreSQL(t *testing.T) {
 	if reason := fmt.Sprint(c.awaitLine("waiting for PostgreSQL", 0)["reason"]); !strings.Contains(reason, "connection refused") {
 		t.Errorf("it waits because %s", reason)
 	}
+	c.signal(syscall.SIGHUP) // it does not end for it, and reloads later
 	l.listen()
 	if reason := fmt.Sprint(c.awaitLine("waiting for PostgreSQL", 1)["reason"]); !strings.Contains(reason, "starting up") {
 		t.Errorf("it waits because %s", reason)
 	}
 	l.working.Store(true)
 	mustCall(t, 200, "GET", fmt.Sprintf("http://%s/readyz", c.awaitLine("serving", 0)["address"]), "", "")
+	c.awaitLine("reloaded", 0)
 	c.stop()
 
 	l.working.Store(false)

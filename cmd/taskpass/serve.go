@@ -25,6 +25,9 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // before anything waits: unhandled, it would end the process
+	defer signal.Stop(hangup)
 	logger := newLogger(e.stderr, file.Log.Level)
 	n, err := newNode(e.ctx, file, logger, c.WaitForDatabase)
 	if err != nil {
@@ -35,9 +38,6 @@ func (c *serveCmd) Run(e *env) error {
 		n.store.Close()
 		return err
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	ctx, cancel := context.WithCancel(e.ctx)
 	watched := make(chan struct{})
 	go func() {
