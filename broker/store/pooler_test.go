@@ -9,6 +9,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,8 +21,8 @@ import (
 	"github.com/taskpass/taskpass/migrations"
 )
 
-// pooler puts PgBouncer in front of a database, with these lines in its configuration. Without the program the test is
-// skipped, except in CI.
+// pooler puts PgBouncer in front of a database, with these lines in its configuration; connect_query is the database's.
+// Without the program the test is skipped, except in CI.
 func pooler(t *testing.T, db database, lines ...string) database {
 	t.Helper()
 	program, err := osexec.LookPath("pgbouncer")
@@ -61,8 +62,16 @@ func pooler(t *testing.T, db database, lines ...string) database {
 		return path
 	}
 	users := write("users", fmt.Sprintf("%q %q\n", login, password))
-	ini := write("ini", fmt.Sprintf("[databases]\n%s = host=%s port=%s\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\n"+
-		"auth_type=trust\nauth_file=%s\nunix_socket_dir=\nlogfile=\npidfile=\n%s\n", db.name, host, port, address.Port, users, strings.Join(lines, "\n")))
+	onConnect := ""
+	lines = slices.DeleteFunc(slices.Clone(lines), func(line string) bool {
+		is := strings.HasPrefix(line, "connect_query=")
+		if is {
+			onConnect = line
+		}
+		return is
+	})
+	ini := write("ini", fmt.Sprintf("[databases]\n%s = host=%s port=%s %s\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\n"+
+		"auth_type=trust\nauth_file=%s\nunix_socket_dir=\nlogfile=\npidfile=\n%s\n", db.name, host, port, onConnect, address.Port, users, strings.Join(lines, "\n")))
 	args := []string{ini}
 	if os.Geteuid() == 0 {
 		args = []string{"-u", "postgres", ini}
@@ -184,5 +193,35 @@ func TestPoolerWithSessions(t *testing.T) {
 	direct := open(t, db)
 	if err := direct.Locked(t.Context(), "dying", func(context.Context) error { return nil }); err != nil {
 		t.Errorf("the lock outlived its process: %v", err)
+	}
+}
+
+// Of several hosts the one that can be written to is taken, though another answers first.
+func TestTheHostThatCanBeWrittenToIsTaken(t *testing.T) {
+	t.Parallel()
+	db := own(t)
+	const readOnly = "SET default_transaction_read_only = on"
+	standby := pooler(t, db, "pool_mode=session", "connect_query='"+readOnly+"'", "server_reset_query=DEALLOCATE ALL; RESET ALL; "+readOnly)
+	primary := pooler(t, db, "pool_mode=session", "default_pool_size=40")
+	first, err := url.Parse(standby.service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := url.Parse(primary.service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Host += "," + second.Host
+	s := open(t, database{db.name, db.admin, first.String()})
+	latest, err := migrations.Latest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(t.Context(), latest); err != nil {
+		t.Error(err)
+	}
+	activate(t, s, begin(t, s, credential()))
+	if fault, ok := errors.AsType[postgres.Fault](open(t, standby).Check(t.Context(), latest)); !ok || !strings.Contains(string(fault), "read-only") {
+		t.Errorf("the first alone: %v; this test shows nothing", fault)
 	}
 }
