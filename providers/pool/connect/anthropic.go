@@ -41,8 +41,9 @@ func newAnthropic(cfg Anthropic, w Wire) (*anthropic, error) {
 	if _, err := cfg.AdminKey.Resolve(); err != nil {
 		return nil, err
 	}
-	return &anthropic{newVendor("Anthropic", "Request-Id",
-		"anthropic.admin_key: it must be an active Admin API key (sk-ant-admin…)", w), cfg}, nil
+	v := newVendor("Anthropic", "Request-Id", "anthropic.admin_key: it must be an active Admin API key (sk-ant-admin…)", w)
+	v.errors = true
+	return &anthropic{v, cfg}, nil
 }
 
 func (a *anthropic) Revoke() (broker.RevokeMode, time.Duration) {
@@ -64,15 +65,15 @@ func (a *anthropic) End(ctx context.Context, k Key) (broker.Revocation, error) {
 		"X-Api-Key": {admin}, "Anthropic-Version": {anthropicVersion}, "Content-Type": {"application/json"}, "Accept": {"application/json"},
 	}
 	address := strings.TrimRight(a.cfg.Endpoint, "/") + "/v1/organizations/api_keys/" + url.PathEscape(k.VendorID)
-	asked, err := a.do(ctx, http.MethodPost, address, header.Clone(), []byte(`{"status":"inactive"}`))
+	asked, err := a.do(ctx, "api_keys.update", http.MethodPost, address, header.Clone(), []byte(`{"status":"inactive"}`))
 	if err != nil {
 		return broker.Revocation{}, err
 	}
 	// What is archived or expired cannot be set inactive any more: another refusal of the request may be that.
-	if e := a.meaning(asked); !asked.good() && (asked.status == 404 || e.Code != broker.CodeUpstreamRefused || isUs(asked)) {
+	if e := a.meaning(asked); !asked.good() && (asked.status == 404 || !a.genuine(asked) || e.Code != broker.CodeUpstreamRefused || isUs(asked)) {
 		return broker.Revocation{}, a.missing(asked, e)
 	}
-	seen, err := a.do(ctx, http.MethodGet, address, header, nil)
+	seen, err := a.do(ctx, "api_keys.get", http.MethodGet, address, header, nil)
 	if err != nil {
 		return broker.Revocation{}, err
 	}
@@ -100,7 +101,7 @@ func isUs(r reply) bool {
 }
 
 func (a *anthropic) missing(r reply, e *broker.Error) error {
-	if r.status != http.StatusNotFound {
+	if r.status != http.StatusNotFound || !a.genuine(r) {
 		return e
 	}
 	return broker.Errorf(broker.CodeUpstreamRefused,
