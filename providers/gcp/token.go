@@ -19,7 +19,10 @@ import (
 	"github.com/taskpass/taskpass/broker"
 )
 
-const codeNotFound = codes.NotFound
+const (
+	codeNotFound         = codes.NotFound
+	codePermissionDenied = codes.PermissionDenied
+)
 
 func (p *Provider) delegates() []string {
 	var list []string
