@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -337,4 +338,40 @@ func (l *lossy) lost() broker.Bundle {
 	}
 	_ = json.Unmarshal(l.kept, &made)
 	return broker.Bundle{Type: "api_key", Primary: "api_key", Env: map[string]broker.Secret{"API_KEY": broker.NewSecret(made.APIKey.Value)}}
+}
+
+// What is said of a vendor's admin key is what the stand-in lets it do, and no key is left behind.
+func TestProve(t *testing.T) {
+	t.Parallel()
+	vendor, err := openai.New(openai.Config{AdminKey: "sk-admin-1", Projects: []string{"proj_1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(vendor)
+	t.Cleanup(func() { vendor.Close(); web.Close() })
+	for _, c := range []struct {
+		admin  string
+		writes bool
+		right  string
+		want   broker.ProofState
+	}{
+		{"sk-admin-1", false, "listing keys", broker.Proven},
+		{"sk-admin-1", false, "making and ending keys", broker.NotProven},
+		{"sk-admin-1", true, "making and ending keys", broker.Proven},
+		{"sk-admin-2", true, "listing keys", broker.Lacking},
+	} {
+		m, err := pool.NewMaker(pool.Config{Name: "made", Scopes: []string{"use"}, Vendor: &connect.Config{
+			OpenAI: &connect.OpenAI{AdminKey: providertest.SecretFile(t, c.admin), Project: "proj_1", Endpoint: web.URL},
+		}}, pool.Deps{Clock: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		proofs := m.Prove(t.Context(), c.writes)
+		if !slices.ContainsFunc(proofs, func(p broker.Proof) bool { return p.Right == c.right && p.State == c.want }) {
+			t.Errorf("%s, writes %t: %v; want %s %s", c.admin, c.writes, proofs, c.right, c.want)
+		}
+		if n := len(vendor.Accounts()); n > 0 {
+			t.Errorf("left %d accounts behind", n)
+		}
+	}
 }
