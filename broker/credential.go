@@ -40,6 +40,7 @@ type Version struct {
 	SelfExpires       bool   // the upstream ends it by ExpiresAt without the broker
 	Upstream          string // where it lives: a role's ARN, a pool
 	UpstreamIDs       []string
+	OwnID             bool // for Activate, and not stored: the first of UpstreamIDs is no other version's
 	Trace             map[string]string
 	Fingerprint       []byte // SHA-256 of the secret
 	Cause             Cause  // why it is ending or ended

@@ -57,6 +57,7 @@ type vendor struct {
 	revoked map[broker.VersionID]int
 	mint    func(ctx context.Context, c broker.Credential, do func()) error
 	revoke  func(ctx context.Context, c broker.Credential) (broker.Revocation, error)
+	lie     func(*broker.Minted) // alters what was made, as a reply that lies does
 }
 
 func newVendor() *vendor {
@@ -89,13 +90,20 @@ func (v *vendor) Mint(ctx context.Context, c broker.Credential) (broker.Minted, 
 	}
 	do()
 	value := broker.NewSecret("secret-of-" + string(c.Version.ID))
-	return broker.Minted{
+	minted := broker.Minted{
 		Secret: broker.Bundle{
 			Type: "api_key", Primary: "key",
 			Fields: map[string]broker.Secret{"key": value}, Env: map[string]broker.Secret{"VENDOR_KEY": value},
 		},
+		UpstreamExpiresAt: c.Version.ExpiresAt, OwnID: true,
 		UpstreamIDs: []string{"key-" + string(c.Version.ID)}, Trace: map[string]string{"key_id": "key-" + string(c.Version.ID)},
-	}, nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.lie != nil {
+		v.lie(&minted)
+	}
+	return minted, nil
 }
 
 func (v *vendor) Revoke(ctx context.Context, c broker.Credential) (broker.Revocation, error) {

@@ -8,6 +8,7 @@ import (
 
 // What a Ledger answers when the database's own constraints said no. Nothing was written.
 var (
+	ErrIDKnown   = errors.New("another version has this upstream id")
 	ErrMoved     = errors.New("the version has moved on")            // another replica, or another request, was first
 	ErrNoSuch    = errors.New("no such row")                         // nothing bears the id
 	ErrKeyUsed   = errors.New("the idempotency key was used")        // by this caller, for whatever request
@@ -47,7 +48,8 @@ type Versions interface {
 	Next(ctx context.Context, c Credential, key *RequestKey, token *NewTaskToken, e Event) error
 
 	// Activate takes an issuing version to StateActive with its sealed secret and makes it the credential's current one;
-	// those before it stay good until the given time. ErrMoved if its end was asked for meanwhile, or its task ended.
+	// those before it stay good until the given time. ErrMoved if its end was asked for meanwhile, or its task ended;
+	// ErrIDKnown if it has OwnID and an event of the last 32 days has its first upstream id as the first of its own.
 	Activate(ctx context.Context, c Credential, sealed []byte, others time.Time, e Event) error
 
 	// Move takes a version that is on the ledger to c.Version.State and writes its fields, if it is in one of the from states; else ErrMoved.

@@ -66,8 +66,10 @@ func (b *Broker) mint(ctx context.Context, caller Caller, i Issued, event EventT
 	var minted Minted
 	begun := b.now()
 	err := b.upstream(ctx, func(ctx context.Context) (err error) {
-		minted, err = p.Upstream.Mint(ctx, c)
-		return err
+		if minted, err = p.Upstream.Mint(ctx, c); err != nil {
+			return err
+		}
+		return CheckMinted(minted, c.Version, p.Upstream.Capabilities(), b.now())
 	})
 	b.learnPace(p.Upstream, begun, err)
 	b.Observer.Phase(c.Profile, "upstream", time.Since(start))
@@ -96,17 +98,21 @@ func (b *Broker) activate(ctx context.Context, caller Caller, c Credential, p Pr
 	v := &done.Version
 	v.State, v.DueAt = StateActive, v.ExpiresAt
 	v.UpstreamExpiresAt, v.UpstreamIDs, v.Trace = minted.UpstreamExpiresAt, minted.UpstreamIDs, minted.Trace
-	v.Fingerprint = minted.Secret.Fingerprint()
+	v.Fingerprint, v.OwnID = minted.Secret.Fingerprint(), minted.OwnID
 	now := b.now()
 	err = b.Ledger.Activate(ctx, done, sealed, now.Add(p.Overlap), eventOf(event, caller, now, done))
 	if err != nil {
 		b.Logger.ErrorContext(ctx, "issuance not recorded; its secret was dropped", "version_id", v.ID, "error", err)
 		b.abandon(ctx, caller, c)
+		if errors.Is(err, ErrIDKnown) {
+			return c, lie("it bears the id of another one")
+		}
 		if errors.Is(err, ErrMoved) {
 			return c, Errorf(CodeCredentialEnded, "its end was asked for while it was being issued; nothing was handed out")
 		}
 		return c, Errorf(CodeUnavailable, "the issuance could not be recorded, so its secret was not handed out").Because(err)
 	}
+	v.OwnID = false
 	b.Observer.Phase(c.Profile, "outcome", time.Since(start))
 	b.Reached("after_outcome")
 	return done, nil
@@ -156,7 +162,7 @@ func (b *Broker) unminted(ctx context.Context, caller Caller, c Credential, caus
 		b.Logger.ErrorContext(ctx, "failed mint not recorded", "version_id", c.Version.ID, "error", err)
 	}
 	b.Logger.WarnContext(ctx, "mint failed", "version_id", c.Version.ID, "profile", c.Profile,
-		"code", e.Code, "state", c.Version.State, slog.Any("cause", e.Err))
+		"code", e.Code, "state", c.Version.State, slog.Any("cause", e.Err), VendorAttr(cause))
 	return e
 }
 

@@ -36,6 +36,7 @@ type Minted struct {
 	Secret            Bundle
 	UpstreamExpiresAt time.Time         // the upstream's own end; zero if it knows none
 	UpstreamIDs       []string          // the public names by which the upstream's log knows it
+	OwnID             bool              // the first of them belongs to this one secret: no version had it before
 	Trace             map[string]string // all that helps an auditor; never a secret
 
 	Levels map[string]float64 // what the upstream said of its limits, for the metrics: few names, known beforehand

@@ -261,7 +261,7 @@ func (b *Broker) notEnded(caller Caller, c Credential, err error) (Credential, [
 		v.DueAt = v.ExpiresAt // then it is over by itself
 	}
 	b.Logger.Warn("version not ended", "version_id", v.ID, "profile", c.Profile, "attempts", v.Attempts,
-		"code", v.LastError, "state", v.State)
+		"code", v.LastError, "state", v.State, VendorAttr(err))
 	if v.State == StateStuck && !wasStuck {
 		return c, []Event{eventOf(EventStuck, caller, now, c)}
 	}

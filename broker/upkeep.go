@@ -138,9 +138,20 @@ func (b *Broker) keep(ctx context.Context, keepers []Keeper, name string, leased
 	}
 	if err != nil {
 		next = b.now().Add(jitter(upkeepRetry))
-		b.Logger.WarnContext(ctx, "upkeep failed", "upstream", name, "error", err)
+		b.logUpkeep(ctx, name, err)
 	}
 	if err := b.Ledger.Kept(context.WithoutCancel(ctx), name, leased, next); err != nil {
 		b.Logger.ErrorContext(ctx, "upkeep not recorded; it is repeated", "upstream", name, "error", err)
+	}
+}
+
+// logUpkeep logs a failed look, with a line for each answer of the vendor's that it failed by: one look makes many calls.
+func (b *Broker) logUpkeep(ctx context.Context, name string, err error) {
+	answers := VendorAnswers(err)
+	if len(answers) == 0 {
+		b.Logger.WarnContext(ctx, "upkeep failed", "upstream", name, "error", err)
+	}
+	for _, a := range answers {
+		b.Logger.WarnContext(ctx, "upkeep failed", "upstream", name, "error", err, VendorAttr(a))
 	}
 }

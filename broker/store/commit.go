@@ -27,7 +27,8 @@ type write struct {
 	counts     []count
 	notify     []broker.CredentialID // whose watchers to wake
 	events     []broker.Event
-	done       chan error // buffered: the committer never waits for a caller that has gone
+	after      []statement // sent after the events of the whole group
+	done       chan error  // buffered: the committer never waits for a caller that has gone
 }
 
 type statement struct {
@@ -162,6 +163,7 @@ func (c *committer) send(group []*write) error {
 	defer cancel()
 	var batch pgx.Batch
 	var events []broker.Event
+	var after []statement
 	var totals counts
 	for _, w := range group {
 		for _, s := range w.statements {
@@ -171,10 +173,13 @@ func (c *committer) send(group []*write) error {
 			batch.Queue("SELECT pg_notify($1, $2)", channel, string(id))
 		}
 		totals.add(w.counts)
-		events = append(events, w.events...)
+		events, after = append(events, w.events...), append(after, w.after...)
 	}
 	if err := audit.Append(&batch, events); err != nil {
 		return err
+	}
+	for _, s := range after {
+		batch.Queue(s.sql, s.args...)
 	}
 	totals.queue(&batch) // last, for their rows are those that other groups wait for
 	return c.pool.SendBatch(ctx, &batch).Close()

@@ -21,11 +21,12 @@ const (
 	uniqueViolation       = "23505"
 	notNullViolation      = "23502"
 
-	constraintState   = "versions_a_known_state"
-	constraintDiagram = "versions_diagram"
-	constraintNumber  = "versions_credential_id_number_key"
-	constraintOneHold = "slots_one_holder_a_key"
-	constraintLimit   = "live_counts_within_limit"
+	constraintState     = "versions_a_known_state"
+	constraintDiagram   = "versions_diagram"
+	constraintHasSecret = "versions_active_has_secret"
+	constraintNumber    = "versions_credential_id_number_key"
+	constraintOneHold   = "slots_one_holder_a_key"
+	constraintLimit     = "live_counts_within_limit"
 )
 
 func isCode(err error, code string) bool {
@@ -155,9 +156,22 @@ func (s *Store) Next(ctx context.Context, c broker.Credential, key *broker.Reque
 	return err
 }
 
+// knownFor is how far back an upstream id is looked for: longer than any version lives (30 days at most).
+const knownFor = 32 * 24 * time.Hour
+
 // Activate implements broker.Versions.
 func (s *Store) Activate(ctx context.Context, c broker.Credential, sealed []byte, others time.Time, e broker.Event) error {
 	w := &write{events: []broker.Event{e}}
+	if own := c.Version.UpstreamIDs; c.Version.OwnID && len(own) > 0 {
+		last := &write{}
+		err := errors.Join(db.New(capture{w}).LockOwnID(ctx, own[0]), db.New(capture{last}).RefuseKnownID(ctx, db.RefuseKnownIDParams{
+			ID: string(c.Version.ID), OwnID: own[0], Since: e.At.Add(-knownFor),
+		}))
+		if err != nil {
+			return err
+		}
+		w.after = last.statements
+	}
 	return s.move(ctx, w, c, []broker.State{broker.StateIssuing}, sealed, func(q *db.Queries) error {
 		if c.Version.Number == 1 {
 			return nil
@@ -207,8 +221,11 @@ func (s *Store) move(ctx context.Context, w *write, c broker.Credential, from []
 			DueAt: orNil(v.DueAt), EndedAt: orNil(v.EndedAt),
 		}), more(q))
 	})
-	if breaks(err, checkViolation, constraintState, constraintDiagram) {
+	switch {
+	case breaks(err, checkViolation, constraintState, constraintDiagram):
 		return broker.ErrMoved
+	case breaks(err, checkViolation, constraintHasSecret):
+		return broker.ErrIDKnown
 	}
 	return err
 }

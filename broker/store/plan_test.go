@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -244,6 +245,18 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 			found, _, err := log.Refusals(t.Context(), ago(1), time.Minute)
 			return len(found), err
 		}, "events_by_type", 50, 800}, // of 5000
+		{"an upstream id that is known", func() (int, error) {
+			c := broker.Credential{ID: "crd_00000000000000000000000199", Version: broker.Version{
+				ID: "aaaaaaaaaaaaabjj", Number: 1, State: broker.StateActive, OwnID: true, UpstreamIDs: []string{"v7"},
+				Fingerprint: []byte("x"), DueAt: now.Add(time.Hour),
+			}}
+			e := event(broker.EventIssued, c)
+			e.At = now
+			if err := s.Activate(t.Context(), c, []byte("sealed"), now, e); !errors.Is(err, broker.ErrIDKnown) {
+				return 0, err
+			}
+			return 1, nil
+		}, "events_by_name_2", 1, 50},
 		{"record by task and type", find(audit.Query{TaskID: "task-77", Type: "credential.issued"}), "events_by_task", 5, 50},
 	} {
 		const times = 8 // more than PostgreSQL takes to consider the plan that it keeps

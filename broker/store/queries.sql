@@ -55,6 +55,17 @@ UPDATE versions SET
     last_error = @last_error, attempts = @attempts, due_at = sqlc.narg(due_at), ended_at = sqlc.narg(ended_at)
 WHERE versions.id = @id;
 
+-- LockOwnID has activations with the same upstream id wait for each other, so that the second sees the first's event.
+-- name: LockOwnID :exec
+SELECT pg_advisory_xact_lock(hashtextextended('upstream id ' || @own_id::text, 0));
+
+-- RefuseKnownID, after the activation's own event, fails it by versions_active_has_secret if another event has its upstream
+-- id (the first after the version's). It looks at events since a time before which nothing can be alive, so that few
+-- partitions are read.
+-- name: RefuseKnownID :exec
+UPDATE versions SET sealed = NULL
+WHERE versions.id = @id AND EXISTS (SELECT FROM events e WHERE e.upstream_ids[2] = @own_id::text AND e.at > @since OFFSET 1);
+
 -- SucceedVersion makes a version that was just activated the current one; those before it stay good for the overlap.
 -- name: SucceedVersion :exec
 WITH successor AS (

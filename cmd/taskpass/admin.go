@@ -16,7 +16,6 @@ import (
 	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/broker/seal"
 	"github.com/taskpass/taskpass/broker/store"
-	"github.com/taskpass/taskpass/cmd/taskpass/config"
 	"github.com/taskpass/taskpass/migrations"
 )
 
@@ -179,22 +178,6 @@ func writeKeyset(path string) error {
 	}
 	_, err = f.WriteString(keyset.Reveal() + "\n")
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-type checkConfigCmd struct {
-	File string `arg:"" type:"path" help:"The configuration file."`
-}
-
-func (c *checkConfigCmd) Run(e *env) error {
-	file, err := config.Load(c.File)
-	if err == nil {
-		profiles := "1 profile"
-		if n := len(file.Profiles); n != 1 {
-			profiles = fmt.Sprintf("%d profiles", n)
-		}
-		_, err = fmt.Fprintf(e.stdout, "%s: good, with %s\n", c.File, profiles)
-	}
-	return err
 }
 
 type healthcheckCmd struct {

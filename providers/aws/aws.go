@@ -90,10 +90,10 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	if err != nil {
 		return broker.Minted{}, p.mintError(ctx, err, sent())
 	}
-	cred := out.Credentials
-	if cred == nil || cred.AccessKeyId == nil || cred.SecretAccessKey == nil || cred.SessionToken == nil {
-		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "STS answered without credentials")
+	if err := p.verify(in, out); err != nil {
+		return broker.Minted{}, err
 	}
+	cred := out.Credentials
 	trace := map[string]string{
 		"access_key_id": *cred.AccessKeyId, "role_session_name": *in.RoleSessionName, "role_arn": p.cfg.RoleARN,
 	}
@@ -110,7 +110,7 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	}
 	minted := broker.Minted{
 		Secret: p.bundle(cred, c.Version.ExpiresAt), UpstreamExpiresAt: aws.ToTime(cred.Expiration).UTC(),
-		UpstreamIDs: []string{*cred.AccessKeyId}, Trace: trace,
+		UpstreamIDs: []string{*cred.AccessKeyId}, OwnID: true, Trace: trace,
 	}
 	if packed := out.PackedPolicySize; packed != nil { //nolint:staticcheck // its replacement is not in STS's answers everywhere yet
 		trace["packed_policy_percent"] = strconv.Itoa(int(*packed))

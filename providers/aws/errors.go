@@ -33,57 +33,71 @@ func watchSending(ctx context.Context) (context.Context, func() bool) {
 	}), sent.Load
 }
 
-// vendorError is what is kept of AWS's answer: its code, status and request id. Never its message, which may quote the
-// policy, an account's names, or whatever a proxy put there (P7).
-type vendorError struct {
-	code      string
-	status    int
-	requestID string
-}
-
-func (e vendorError) Error() string {
-	return fmt.Sprintf("AWS answered %d %s (request %s)", e.status, e.code, e.requestID)
-}
-
-func readVendorError(err error) (vendorError, bool) {
-	v := vendorError{code: "without a code"}
-	if api, ok := errors.AsType[smithy.APIError](err); ok && plain(api.ErrorCode()) {
-		v.code = api.ErrorCode()
-	}
-	if response, ok := errors.AsType[*awshttp.ResponseError](err); ok {
-		v.status = response.HTTPStatusCode()
-		if plain(response.RequestID) {
-			v.requestID = response.RequestID
+// readReplyOf finds AWS's answer in an error of the SDK. Without an answer there is still the call's name.
+func readReplyOf(err error) (r reply, answered bool) {
+	if response, ok := errors.AsType[*awshttp.ResponseError](err); ok && response.Response != nil && response.Response.Request != nil {
+		if r, ok = response.Response.Request.Context().Value(replyKey{}).(reply); ok {
+			return r, true
 		}
-		return v, true
 	}
-	return v, false
+	if r, ok := errors.AsType[reply](err); ok {
+		return r, true
+	}
+	if u, ok := errors.AsType[unanswered](err); ok {
+		return reply{VendorAnswer: u.VendorAnswer}, false
+	}
+	return reply{VendorAnswer: broker.VendorAnswer{Vendor: "AWS", Action: operationOf(err)}}, false
+}
+
+// operationOf is the call that an error of the SDK belongs to.
+func operationOf(err error) string {
+	if op, ok := errors.AsType[*smithy.OperationError](err); ok {
+		return op.Operation()
+	}
+	return ""
 }
 
 // plain tells whether a field of an answer has the form of a code or an id, so that it may be logged.
 func plain(s string) bool { return broker.ValidID(s) && len(s) <= 64 }
 
+// asksWho tells whether AWS refused because of who asks, with no code that says more. Whose fault that is depends on the
+// call: a role's trust policy, or the identity's own rights.
+func (r reply) asksWho() bool {
+	_, named := r.row()
+	return r.genuine && !named && (r.Status == 401 || r.Status == 403 || r.denied())
+}
+
+func (r reply) denied() bool {
+	return r.Code == "AccessDenied" || r.Code == "AccessDeniedException" || r.Code == "NotAuthorized"
+}
+
+// definite tells whether AWS itself refused, so that nothing was done.
+func (r reply) definite() bool {
+	row, _ := r.row()
+	return r.genuine && r.Status >= 400 && r.Status < 500 && r.Status != 408 && !row.doubt
+}
+
 // mintError says what a failed AssumeRole means: for the caller, and for the ledger.
 func (p *Provider) mintError(ctx context.Context, err error, sent bool) error {
 	e := vendorMeaning(err, p.cfg.RoleARN)
-	v, answered := readVendorError(err)
+	r, answered := readReplyOf(err)
 	switch {
-	case answered && named(v, p.cfg.RoleARN) == nil && (v.status == 401 || v.status == 403):
+	case answered && r.asksWho():
 		who := p.own.identity(ctx)
 		if who == "" {
 			who = "the broker's identity"
 		}
-		e = broker.Errorf(broker.CodeUpstreamRefused, "the role %s does not trust %s: the operator should check its trust policy (sts:AssumeRole%s%s%s) and that this identity may call these itself",
+		e = refused(r, "the role %s does not trust %s: the operator should check its trust policy (sts:AssumeRole%s%s%s) and that this identity may call these itself",
 			p.cfg.RoleARN, who, when(len(p.cfg.Tags) > 0, ", sts:TagSession"), when(p.cfg.SourceIdentity, ", sts:SetSourceIdentity"),
-			when(p.cfg.ExternalID != "", "; the external id")).Because(v)
-	case v.code == "ValidationError" && saysChained(err):
-		e = tooLongForChain().Because(v)
-	case v.code == "ValidationError" && saysTooLong(err):
+			when(p.cfg.ExternalID != "", "; the external id"))
+	case strings.HasPrefix(r.Code, "Validation") && saysChained(err):
+		e = tooLongForChain().Because(r.VendorAnswer)
+	case strings.HasPrefix(r.Code, "Validation") && saysTooLong(err):
 		e = tooLong("the TTL exceeds the maximum session duration of the role " + p.cfg.RoleARN +
-			": ask for less; the operator should raise it, or lower the profile's ttl.max").Because(v)
+			": ask for less; the operator should raise it, or lower the profile's ttl.max").Because(r.VendorAnswer)
 	}
 	// A definite refusal, or nothing sent: nothing was minted. All else may have been.
-	if !sent || answered && v.status >= 400 && v.status < 500 {
+	if !sent || answered && r.definite() {
 		return fmt.Errorf("%w%w", notMinted{}, e)
 	}
 	return e
@@ -101,72 +115,46 @@ func when(yes bool, text string) string {
 func saysChained(err error) bool { return says(err, "role chaining") }
 func saysTooLong(err error) bool { return says(err, "MaxSessionDuration") }
 
+// saysNoKeys is STS's wording where it could not reach the identity provider: a code of its own says so only sometimes.
+func saysNoKeys(err error) bool { return says(err, "retrieve verification key") }
+
 func says(err error, part string) bool {
 	api, ok := errors.AsType[smithy.APIError](err)
 	return ok && strings.Contains(api.ErrorMessage(), part)
 }
 
-// vendorMeaning maps an answer of STS or IAM to our codes. Servers that give no code are told by their status.
+// vendorMeaning maps an answer of STS or IAM to our codes: by the table of codes, or by the status where the code is not in
+// it or there is none.
 func vendorMeaning(err error, role string) *broker.Error {
-	v, answered := readVendorError(err)
-	unread := !answered || v.status < 400 // also a good answer that broke off on the way
+	r, answered := readReplyOf(err)
+	unread := !answered || r.Status < 300 && r.genuine // also a good answer that the SDK could not read
 	switch {
 	case unread && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
-		return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(context.DeadlineExceeded)
+		return broker.Errorf(broker.CodeUpstreamTimeout, "AWS did not answer in time").Because(errors.Join(context.DeadlineExceeded, r.VendorAnswer))
 	case unread:
-		return broker.Errorf(broker.CodeUpstreamError, "AWS could not be reached, or its answer could not be read").Because(errUnread)
+		return broker.Errorf(broker.CodeUpstreamError, "AWS could not be reached, or its answer could not be read").Because(r.VendorAnswer)
+	case r.Code == "InvalidIdentityToken" && saysNoKeys(err):
+		return rows["IDPCommunicationError"].meaning(r, role)
 	}
-	if e := named(v, role); e != nil {
-		return e
+	if row, ok := r.row(); ok {
+		return row.meaning(r, role)
 	}
 	switch {
-	case v.status == 429:
-		return throttled(v)
-	case v.status == 404:
-		return refused(v, "the role %s, or a policy of it, does not exist", role)
-	case v.status == 401 || v.status == 403:
-		return refused(v, "the broker's identity may not look after the policies of the role %s: the operator should check its permissions", role)
-	case v.status >= 500:
-		return broker.Errorf(broker.CodeUpstreamError, "AWS failed").Because(v)
+	case r.Status == 429:
+		return rows["Throttling"].meaning(r, role)
+	case r.Status == 408 || r.Status >= 500:
+		return broker.Errorf(broker.CodeUpstreamError, "AWS failed (HTTP %d)", r.Status).Because(r.VendorAnswer)
+	case !r.genuine:
+		return broker.Errorf(broker.CodeUpstreamError, "what answered for AWS (HTTP %d) has not the form of AWS's answers: "+
+			"the operator should check proxies and gateways on the way, and endpoint", r.Status).Because(r.VendorAnswer)
+	case r.Status == 404:
+		return rows["NoSuchEntity"].meaning(r, role)
+	case r.Status == 401 || r.Status == 403 || r.denied():
+		return refused(r, "the broker's identity may not look after the policies of the role %s: the operator should check its permissions", role)
 	}
-	return refused(v, "AWS refused the request")
+	return refused(r, "AWS refused the request")
 }
 
-func refused(v vendorError, format string, args ...any) *broker.Error {
-	return broker.Errorf(broker.CodeUpstreamRefused, format, args...).Because(v)
+func refused(r reply, format string, args ...any) *broker.Error {
+	return broker.Errorf(broker.CodeUpstreamRefused, format, args...).Because(r.VendorAnswer)
 }
-
-// named says what the codes mean that say enough by themselves; nil for all others.
-func named(v vendorError, role string) *broker.Error {
-	switch v.code {
-	case "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException":
-		return throttled(v)
-	case "MalformedPolicyDocument", "MalformedPolicyDocumentException":
-		return refused(v, "AWS finds the session policy malformed: the operator should check the statements of these scopes")
-	case "PackedPolicyTooLarge", "PackedPolicyTooLargeException":
-		return refused(v, "the session policy and tags together are too large for AWS: ask for fewer scopes, or have the operator shorten tags")
-	case "RegionDisabled", "RegionDisabledException":
-		return refused(v, "STS is not active in this profile's region: the operator should activate it or choose another")
-	case "ExpiredToken", "ExpiredTokenException":
-		return refused(v, "the broker's own AWS credentials have expired: the operator should renew them")
-	case "InvalidIdentityToken", "InvalidIdentityTokenException", "IDPRejectedClaim", "IDPRejectedClaimException":
-		return refused(v, "AWS does not accept the broker's web identity: the operator should check its token file and the trust policy of its role")
-	case "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException":
-		return refused(v, "AWS does not accept the broker's own credentials: the operator should check them, and this machine's clock")
-	case "ValidationError":
-		return refused(v, "AWS refuses the request's form: the operator should check the role's maximum session duration, and the tags")
-	case "LimitExceeded", "LimitExceededException":
-		return refused(v, "the role's deny policies are full")
-	case "NoSuchEntity", "NoSuchEntityException":
-		return refused(v, "the role %s, or a policy of it, does not exist", role)
-	}
-	return nil
-}
-
-func throttled(v vendorError) *broker.Error {
-	e := broker.Errorf(broker.CodeUpstreamThrottled, "AWS is throttling this account and region").Because(v)
-	e.RetryAfter = throttlePause
-	return e
-}
-
-var errUnread = errors.New("no readable answer")

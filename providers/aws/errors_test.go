@@ -61,7 +61,8 @@ func TestMintErrors(t *testing.T) {
 		{"request limit", refusal(400, "RequestLimitExceeded"), surelyNot, broker.CodeUpstreamThrottled, "throttling"},
 		{"throttling, as a server error", refusal(503, "Throttling"), inDoubt, broker.CodeUpstreamThrottled, "throttling"},
 		{"a code nobody knows", refusal(400, "SomethingNew"), surelyNot, broker.CodeUpstreamRefused, ""},
-		{"a code with a canary", refusal(400, "C4n4ry & <sk_live>"), surelyNot, broker.CodeUpstreamRefused, ""},
+		{"a code with a canary", refusal(400, "C4n4ry &amp; &lt;sk_live&gt;"), surelyNot, broker.CodeUpstreamRefused, ""},
+		{"a code that is no XML", refusal(400, "C4n4ry & <sk_live>"), inDoubt, broker.CodeUpstreamError, "form"},
 		{"internal failure", refusal(500, "InternalFailure"), inDoubt, broker.CodeUpstreamError, ""},
 		{"unavailable", refusal(503, "ServiceUnavailable"), inDoubt, broker.CodeUpstreamError, ""},
 
@@ -72,9 +73,9 @@ func TestMintErrors(t *testing.T) {
 		{"bare 429", bare(429), surelyNot, broker.CodeUpstreamThrottled, ""},
 		{"bare 500", bare(500), inDoubt, broker.CodeUpstreamError, ""},
 		{"bare 503", bare(503), inDoubt, broker.CodeUpstreamError, ""},
-		{"403 with no body", body(403, ""), surelyNot, broker.CodeUpstreamRefused, "role"},
-		{"403 with a page", body(403, "<html><p>"+providertest.Canary), surelyNot, broker.CodeUpstreamRefused, "role"},
-		{"400 with JSON", body(400, `{"message":"C4n4ry"}`), surelyNot, broker.CodeUpstreamRefused, ""},
+		{"403 with no body", body(403, ""), inDoubt, broker.CodeUpstreamError, "proxies"},
+		{"403 with a page", body(403, "<html><p>"+providertest.Canary), inDoubt, broker.CodeUpstreamError, "proxies"},
+		{"400 with JSON", body(400, `{"message":"C4n4ry"}`), inDoubt, broker.CodeUpstreamError, "proxies"},
 		{"502 of a proxy", body(502, "<html><body>C4n4ry</body></html>"), inDoubt, broker.CodeUpstreamError, ""},
 		{"500 with no body", body(500, ""), inDoubt, broker.CodeUpstreamError, ""},
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -193,8 +194,8 @@ func (r *rig) subject(t testing.TB, ledger *store.Store) providertest.Subject {
 			return ids
 		},
 		Calls: func() int { return r.calls("AssumeRole") },
-		Fault: r.fault,
-		Lost:  r.lastLost,
+		Fault: r.fault, Lie: r.lie,
+		Lost: r.lastLost,
 	}
 }
 
@@ -215,6 +216,35 @@ func (r *rig) fault(_ testing.TB, at providertest.Operation, f providertest.Faul
 		r.Inject(sandbox.Fault{Action: action, Kind: kinds[f], Message: providertest.Canary})
 	}
 	return r.next(action), true
+}
+
+// lie alters the next answer of STS or IAM.
+func (r *rig) lie(_ testing.TB, at providertest.Operation, l providertest.Lie) bool {
+	action := "AssumeRole"
+	if at == providertest.Revoke {
+		if action = "PutRolePolicy"; r.config.Revocation.Mode == "none" {
+			return false
+		}
+	}
+	part := func(name, text string) func(string) string {
+		field := regexp.MustCompile("<" + name + ">[^<]*</" + name + ">")
+		return func(body string) string { return field.ReplaceAllString(body, "<"+name+">"+text+"</"+name+">") }
+	}
+	ends := func(d time.Duration) func(string) string {
+		return part("Expiration", r.clock.Now().Add(d).UTC().Format(time.RFC3339))
+	}
+	r.Inject(sandbox.Fault{Action: action, Kind: sandbox.Lie, Edit: map[providertest.Lie]func(string) string{
+		providertest.LoginPage:     func(string) string { return "<html><body>" + providertest.Canary + "</body></html>" },
+		providertest.EmptyAnswer:   func(string) string { return "<" + action + "Response/>" + providertest.Canary },
+		providertest.NoEnd:         func(body string) string { return part("Expiration", "")(body) },
+		providertest.EndedBefore:   ends(-time.Hour),
+		providertest.EndsAtOnce:    ends(5 * time.Second),
+		providertest.EndsIn9999:    part("Expiration", "9999-12-31T23:59:59Z"),
+		providertest.NoSecret:      part("SecretAccessKey", ""),
+		providertest.SpaceInSecret: part("AccessKeyId", "\n  ASIAEXAMPLE\r\n"),
+		providertest.HugeSecret:    part("SessionToken", strings.Repeat("a", 5<<20)),
+	}[l]})
+	return true
 }
 
 // front stands before the stand-in.

@@ -50,7 +50,7 @@ func (d *denier) put(ctx context.Context, n *notes, s *shelf, document string) e
 	}
 	if document == "" {
 		_, err := d.iam.DeleteRolePolicy(ctx, &iam.DeleteRolePolicyInput{RoleName: &d.role, PolicyName: aws.String(PolicyName)})
-		if v, answered := readVendorError(err); err == nil || answered && v.status == 404 {
+		if r, _ := readReplyOf(err); err == nil || r.genuine && r.Status == 404 {
 			return nil
 		}
 		return vendorMeaning(err, d.arn)
@@ -61,7 +61,7 @@ func (d *denier) put(ctx context.Context, n *notes, s *shelf, document string) e
 	if err == nil {
 		return nil
 	}
-	if v, _ := readVendorError(err); v.code == "LimitExceeded" || v.code == "LimitExceededException" {
+	if r, _ := readReplyOf(err); r.genuine && (r.Code == "LimitExceeded" || r.Code == "LimitExceededException") {
 		known := n.Others
 		if measureErr := d.measureOthers(ctx, n); measureErr == nil && n.Others > known {
 			s.Intended = s.Intended[:len(s.Intended)-1] // refused: it is surely not there
@@ -156,7 +156,7 @@ func (d *denier) measureOthers(ctx context.Context, n *notes) error {
 // inline is an inline policy's document; empty when there is none.
 func (d *denier) inline(ctx context.Context, name string) (string, error) {
 	out, err := d.iam.GetRolePolicy(ctx, &iam.GetRolePolicyInput{RoleName: &d.role, PolicyName: &name})
-	if v, answered := readVendorError(err); err != nil && answered && v.status == 404 {
+	if r, _ := readReplyOf(err); err != nil && r.genuine && r.Status == 404 {
 		return "", nil
 	}
 	if err != nil {
@@ -168,7 +168,7 @@ func (d *denier) inline(ctx context.Context, name string) (string, error) {
 // managed is the document of a managed policy's default version; empty when there is no such policy.
 func (d *denier) managed(ctx context.Context, arn string) (string, error) {
 	versions, err := d.iam.ListPolicyVersions(ctx, &iam.ListPolicyVersionsInput{PolicyArn: &arn})
-	if v, answered := readVendorError(err); err != nil && answered && v.status == 404 {
+	if r, _ := readReplyOf(err); err != nil && r.genuine && r.Status == 404 {
 		return "", nil
 	}
 	if err != nil {

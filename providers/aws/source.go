@@ -69,7 +69,7 @@ func load(ctx context.Context, cfg Config) (aws.Config, error) {
 		// The SDK's text may quote a file of credentials.
 		return aws.Config{}, errors.New("the AWS configuration of this machine could not be loaded: check its files and the profile's name")
 	}
-	loaded.HTTPClient = wholeBody{loaded.HTTPClient}
+	loaded.HTTPClient = wire{loaded.HTTPClient}
 	if cfg.Endpoint != "" {
 		loaded.BaseEndpoint = &cfg.Endpoint
 	}
@@ -113,16 +113,16 @@ func (s *source) ready(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	v, answered := readVendorError(err)
+	r, answered := readReplyOf(err)
 	switch {
-	case ctx.Err() != nil || answered && (v.status == 429 || v.status >= 500) || named(v, s.web) != nil:
+	case ctx.Err() != nil || answered && !r.asksWho():
 		return vendorMeaning(err, s.web)
 	case answered && s.web != "":
-		return refused(v, "the role %s does not take the broker's web identity: the operator should check its trust policy, and the token's issuer, audience and subject", s.web)
+		return refused(r, "the role %s does not take the broker's web identity: the operator should check its trust policy, and the token's issuer, audience and subject", s.web)
 	case s.web != "" && !readable(s.file): // the SDK's error does not tell
 		return broker.Errorf(broker.CodeUpstreamRefused, "the broker's token file cannot be read: the operator should check web_identity.token_file, and its rights")
 	}
-	return broker.Errorf(broker.CodeUpstreamRefused, "the broker has no AWS credentials: the operator should check where they come from").Because(v)
+	return broker.Errorf(broker.CodeUpstreamRefused, "the broker has no AWS credentials: the operator should check where they come from").Because(r.VendorAnswer)
 }
 
 func readable(name string) bool {

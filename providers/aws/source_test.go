@@ -322,7 +322,7 @@ func TestPartitions(t *testing.T) {
 			if parts := strings.Split(r.Header.Get("Authorization"), "/"); len(parts) > 2 {
 				signed = parts[2]
 			}
-			granted(w, r)
+			reply(w, http.StatusOK, strings.Replace(grantedBody, "arn:aws:", "arn:"+c.partition+":", 1))
 		}))
 		cfg := config(t, web.URL)
 		cfg.RoleARN, cfg.Region = "arn:"+c.partition+":iam::123456789012:role/agents", c.region

@@ -18,8 +18,10 @@ import (
 	"github.com/googleapis/gax-go/v2/callctx"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	"github.com/taskpass/taskpass/broker"
 )
@@ -100,7 +102,9 @@ func (c Config) identity() (*auth.Credentials, error) {
 
 func (c Config) options(endpoint string, identity *auth.Credentials) []option.ClientOption {
 	options := []option.ClientOption{
-		option.WithTelemetryDisabled(), option.WithGRPCDialOption(grpc.WithStatsHandler(sendWatch{})),
+		option.WithTelemetryDisabled(), option.WithGRPCDialOption(grpc.WithStatsHandler(wireWatch{})),
+		option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(intercept)),
+		option.WithGRPCDialOption(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply))),
 	}
 	host, plain := strings.CutPrefix(endpoint, "http://")
 	if plain { // loopback, as Check holds; Google's library sends no credentials there
@@ -141,28 +145,78 @@ func (t tokenFile) GetRequestMetadata(context.Context, ...string) (map[string]st
 // RequireTransportSecurity implements credentials.PerRPCCredentials: it is used on loopback only.
 func (tokenFile) RequireTransportSecurity() bool { return false }
 
-// sendWatch notes that a call left this process. What was never sent was never done.
-type sendWatch struct{}
+// maxReply bounds an answer, in bytes: a key is some kilobytes.
+const maxReply = 1 << 20
 
-type sentKey struct{}
+// call is what was seen of one call on the wire, whatever the library makes of it.
+type call struct {
+	sent    atomic.Bool // some of it left this process: what was never sent was never done
+	headers atomic.Bool // an answer of gRPC's began
+	ended   atomic.Bool // it ended in gRPC's own form, with a status
+}
 
-func (sendWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
-func (sendWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (sendWatch) HandleConn(context.Context, stats.ConnStats)                       {}
-func (sendWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if _, ok := s.(*stats.OutHeader); ok {
-		if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
-			sent.Store(true)
-		}
+type callKey struct{}
+
+// wireWatch keeps book of calls.
+type wireWatch struct{}
+
+func (wireWatch) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (wireWatch) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (wireWatch) HandleConn(context.Context, stats.ConnStats)                       {}
+func (wireWatch) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		return
+	}
+	switch s.(type) {
+	case *stats.OutHeader:
+		c.sent.Store(true)
+	case *stats.InHeader:
+		c.headers.Store(true)
+	case *stats.InTrailer:
+		c.ended.Store(true)
+	}
+}
+
+// rpcError is a failed call with its name and what was seen of it.
+type rpcError struct {
+	method  string
+	foreign bool // what answered does not speak gRPC: a proxy's page
+	cut     bool // the answer began, and was not read to its end: it may have been too long
+	err     error
+}
+
+func (e *rpcError) Error() string              { return e.method + " failed" } // gRPC's text may quote the answer
+func (e *rpcError) Unwrap() error              { return e.err }
+func (e *rpcError) GRPCStatus() *status.Status { return status.Convert(e.err) }
+
+// intercept names a failed call, and notes whether it was Google that refused. gRPC itself takes the HTTP status of a
+// proxy's page for a code, and an answer that is too long for a quota that is spent.
+func intercept(ctx context.Context, method string, in, out any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		c = &call{}
+		ctx = context.WithValue(ctx, callKey{}, c)
+	}
+	err := invoke(ctx, method, in, out, cc, options...)
+	if err == nil {
+		return nil
+	}
+	st := status.Convert(err)
+	return &rpcError{
+		method:  method[strings.LastIndex(method, "/")+1:],
+		foreign: c.sent.Load() && !c.headers.Load() && !c.ended.Load() && st.Code() != codes.Unavailable && ctx.Err() == nil,
+		cut:     c.headers.Load() && st.Code() == codes.ResourceExhausted && len(st.Details()) == 0,
+		err:     err,
 	}
 }
 
 // watch gives a call's context the version's id, which Google writes into its audit log as the request's reason, and
 // tells afterwards whether the call was sent.
 func watch(ctx context.Context, id broker.VersionID) (context.Context, func() bool) {
-	var sent atomic.Bool
-	ctx = context.WithValue(ctx, sentKey{}, &sent)
-	return callctx.SetHeaders(ctx, "x-goog-request-reason", string(id)), sent.Load
+	c := &call{}
+	ctx = context.WithValue(ctx, callKey{}, c)
+	return callctx.SetHeaders(ctx, "x-goog-request-reason", string(id)), c.sent.Load
 }
 
 // resource is an account's name at both APIs.
@@ -175,6 +229,7 @@ type exchangeTransport struct {
 	next     http.RoundTripper
 	status   int
 	after    string
+	json     bool // the answer says that it is JSON, as all of Google's are
 }
 
 // RoundTrip implements http.RoundTripper, for one call.
@@ -190,6 +245,7 @@ func (t *exchangeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	reply, err := t.next.RoundTrip(r)
 	if err == nil {
 		t.status, t.after = reply.StatusCode, reply.Header.Get("Retry-After")
+		t.json = strings.HasPrefix(reply.Header.Get("Content-Type"), "application/json")
 	}
 	return reply, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/googleapis/gax-go/v2/apierror"
@@ -30,13 +31,26 @@ func nothing(err error) error { return fmt.Errorf("%w%w", notMinted{}, err) }
 
 // answer is what is kept of Google's: its code and reason. Never its message, which may name what is nobody's business.
 type answer struct {
+	method     string
 	code       codes.Code
 	reason     string
 	permission string
+	requestID  string // few of Google's answers have one
+	foreign    bool   // what answered is not Google
+	cut        bool   // the answer was not read to its end
 	retryAfter time.Duration
 }
 
-func (a answer) Error() string { return fmt.Sprintf("Google answered %s %s", a.code, a.reason) }
+func (a answer) Error() string { return a.Answer().Error() }
+
+// Answer is what the log has of it. Google's status is the code, which its reason says more of.
+func (a answer) Answer() broker.VendorAnswer {
+	v := broker.VendorAnswer{Vendor: "Google", Action: a.method, Code: a.code.String(), RequestID: a.requestID}
+	if a.reason != "" {
+		v.Code += "/" + a.reason
+	}
+	return v
+}
 
 var (
 	plainReason     = regexp.MustCompile(`^[A-Z0-9_]{1,64}$`)
@@ -49,7 +63,7 @@ var definite = []codes.Code{
 	codes.FailedPrecondition, codes.ResourceExhausted, codes.Unimplemented,
 }
 
-func (a answer) definite() bool { return slices.Contains(definite, a.code) }
+func (a answer) definite() bool { return slices.Contains(definite, a.code) && !a.foreign && !a.cut }
 
 // disabled tells of an account that Google says is disabled. Google documents only that asking fails, so a
 // precondition is taken for it too.
@@ -65,6 +79,9 @@ func read(err error) answer {
 	if errors.Is(err, context.DeadlineExceeded) {
 		a.code = codes.DeadlineExceeded
 	}
+	if rpc, ok := errors.AsType[*rpcError](err); ok {
+		a.method, a.foreign, a.cut = rpc.method, rpc.foreign, rpc.cut
+	}
 	api, ok := apierror.FromError(err)
 	if !ok {
 		return a
@@ -72,8 +89,13 @@ func read(err error) answer {
 	if st := api.GRPCStatus(); st != nil {
 		a.code = st.Code()
 		for _, d := range st.Details() {
-			if info, ok := d.(*errdetails.RetryInfo); ok {
+			switch info := d.(type) {
+			case *errdetails.RetryInfo:
 				a.retryAfter = info.GetRetryDelay().AsDuration()
+			case *errdetails.RequestInfo:
+				if id := info.GetRequestId(); broker.ValidID(id) && len(id) <= 64 {
+					a.requestID = id
+				}
 			}
 		}
 	}
@@ -86,43 +108,33 @@ func read(err error) answer {
 	return a
 }
 
-// meaning says what an answer about an account means, and what the operator should change.
+// meaning says what an answer about an account means, and what the operator should change: by its reason, where the table
+// has it, or by its code.
 func (a answer) meaning(email string) *broker.Error {
-	refused := func(format string, args ...any) *broker.Error {
-		return broker.Errorf(broker.CodeUpstreamRefused, format, args...).Because(a)
-	}
 	switch {
 	case a.code == codes.DeadlineExceeded || a.code == codes.Canceled:
-		return broker.Errorf(broker.CodeUpstreamTimeout, "Google did not answer in time").Because(context.DeadlineExceeded)
-	case a.code == codes.ResourceExhausted:
-		e := broker.Errorf(broker.CodeUpstreamThrottled, "Google's quota for this project is spent for now").Because(a)
+		return broker.Errorf(broker.CodeUpstreamTimeout, "Google did not answer in time").Because(errors.Join(context.DeadlineExceeded, a))
+	case a.foreign:
+		return broker.Errorf(broker.CodeUpstreamError, "what answered for Google does not speak gRPC: the operator should check proxies and gateways on the way, and endpoints").Because(a)
+	case a.cut:
+		return broker.Errorf(broker.CodeUpstreamError, "Google's answer could not be read to its end").Because(a)
+	case a.code == codes.PermissionDenied && a.permission != "" && (a.reason == "" || a.reason == "IAM_PERMISSION_DENIED"):
+		return broker.Errorf(broker.CodeUpstreamRefused, "the broker's identity lacks %s on %s, or it does not exist: "+
+			"the operator should grant the role that docs/gcp.md names", a.permission, email).Because(a)
+	}
+	w, ok := reasons[a.reason]
+	if !ok {
+		if w, ok = statuses[a.code]; !ok {
+			w = row{broker.CodeUpstreamError, "Google failed"}
+		}
+	}
+	e := broker.Errorf(w.code, "%s", strings.ReplaceAll(w.says, "{account}", email)).Because(a)
+	if w.code == broker.CodeUpstreamThrottled {
 		if e.RetryAfter = throttlePause; a.retryAfter > 0 && a.retryAfter <= time.Hour {
 			e.RetryAfter = a.retryAfter
 		}
-		return e
-	case a.reason == "ACCOUNT_STATE_INVALID":
-		return refused("the service account %s is disabled: the operator should enable it, or take it out of the profile", email)
-	case a.reason == "SERVICE_DISABLED":
-		return refused("the IAM APIs are not enabled in the broker's project: the operator should enable iam.googleapis.com and iamcredentials.googleapis.com")
-	case a.code == codes.Unauthenticated:
-		return refused("Google does not accept the broker's own credentials")
-	case a.code == codes.PermissionDenied && a.permission != "":
-		return refused("the broker's identity lacks %s on %s, or it does not exist: the operator should grant the role that docs/gcp.md names", a.permission, email)
-	case a.code == codes.PermissionDenied:
-		return refused("the broker's identity may not do this to %s: the operator should grant the roles that docs/gcp.md names, to each link of the delegates", email)
-	case a.code == codes.NotFound:
-		return refused("the service account %s does not exist, or cannot be seen yet", email)
-	case a.code == codes.InvalidArgument:
-		return refused("Google refuses the request's form; most often the TTL is over an hour and the organization's policy " +
-			"iam.allowServiceAccountCredentialLifetimeExtension does not list the account, or an OAuth scope is unknown")
-	case a.code == codes.FailedPrecondition:
-		return refused("the service account %s is not in a state for this: the operator should look whether it is disabled, or an organization policy forbids it", email)
-	case a.definite():
-		return refused("Google refused the request")
-	case a.code == codes.Unavailable:
-		return broker.Errorf(broker.CodeUpstreamError, "Google could not be reached, or its answer could not be read").Because(a)
 	}
-	return broker.Errorf(broker.CodeUpstreamError, "Google failed").Because(a)
+	return e
 }
 
 // mintError says what a failed mint means: for the caller, and for the ledger.

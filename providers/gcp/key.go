@@ -48,10 +48,11 @@ func (p *Provider) mintKey(ctx context.Context, c broker.Credential, h *hold) (b
 		}
 		return broker.Minted{}, err
 	}
-	_, id, ok := strings.Cut(out.GetName(), "/keys/")
-	if !ok || !broker.ValidID(id) || !sameSecond(out.GetValidBeforeTime().AsTime(), c.Version.ExpiresAt) {
+	of, id, ok := strings.Cut(out.GetName(), "/keys/")
+	if !ok || !strings.HasSuffix(of, "/serviceAccounts/"+h.email) || !broker.ValidID(id) || !sameSecond(out.GetValidBeforeTime().AsTime(), c.Version.ExpiresAt) {
 		// It stands at Google, so this is no proof of anything: its end deletes it.
-		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google took the key, and not with the end that its certificate has")
+		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google took the key, and not for the account or not with the end that its certificate has").
+			Because(broker.VendorAnswer{Vendor: "Google", Action: "UploadServiceAccountKey", Code: codes.OK.String()})
 	}
 	text, err := p.keyFile(h.email, id, private)
 	if err != nil {
@@ -65,7 +66,7 @@ func (p *Provider) mintKey(ctx context.Context, c broker.Credential, h *hold) (b
 			Fields: map[string]broker.Secret{"google_application_credentials": secret}, // the content of the file that it names
 			Env:    map[string]broker.Secret{"GOOGLE_CREDENTIALS": secret},
 		},
-		UpstreamExpiresAt: out.GetValidBeforeTime().AsTime().UTC(), UpstreamIDs: []string{id, h.email},
+		UpstreamExpiresAt: out.GetValidBeforeTime().AsTime().UTC(), UpstreamIDs: []string{id, h.email}, OwnID: true,
 		Trace: map[string]string{
 			traceKeyID: id, "common_name": string(c.Version.ID),
 		},

@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"cloud.google.com/go/auth/credentials"
+	"cloud.google.com/go/iam/admin/apiv1/adminpb"
+	"cloud.google.com/go/iam/credentials/apiv1/credentialspb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/store"
@@ -261,6 +264,9 @@ func (r *rig) subject(t testing.TB, ledger *store.Store) providertest.Subject {
 			r.Inject(sandbox.Fault{Method: method, Kind: kinds[f], Message: providertest.Canary, Met: met})
 			return met, true
 		},
+		Lie: func(_ testing.TB, at providertest.Operation, l providertest.Lie) bool {
+			return at == providertest.Mint && r.lie(mint, l)
+		},
 		Lost: func(t testing.TB) broker.Bundle {
 			if r.config.Mode == "key" {
 				return broker.Bundle{} // the private half was only in the provider's memory: that it is off the list is for Known
@@ -302,4 +308,44 @@ func (r *rig) listed(t testing.TB, token, prefix string) ([]string, bool) {
 		names = append(names, i.Name)
 	}
 	return names, true
+}
+
+// lie alters the next answer of the call that mints. That gRPC has its own form of an answer is for TestPages.
+func (r *rig) lie(method string, l providertest.Lie) bool {
+	edit := func(token func(*credentialspb.GenerateAccessTokenResponse), key func(*adminpb.ServiceAccountKey)) bool {
+		if method == "GenerateAccessToken" {
+			r.Inject(sandbox.Fault{Method: method, Kind: sandbox.Lie, Edit: func(reply any) { token(reply.(*credentialspb.GenerateAccessTokenResponse)) }})
+			return true
+		}
+		if key != nil {
+			r.Inject(sandbox.Fault{Method: method, Kind: sandbox.Lie, Edit: func(reply any) { key(reply.(*adminpb.ServiceAccountKey)) }})
+		}
+		return key != nil
+	}
+	value := func(text string) bool {
+		return edit(func(out *credentialspb.GenerateAccessTokenResponse) { out.AccessToken = text }, nil)
+	}
+	ends := func(at *timestamppb.Timestamp) bool {
+		return edit(func(out *credentialspb.GenerateAccessTokenResponse) { out.ExpireTime = at },
+			func(out *adminpb.ServiceAccountKey) { out.ValidBeforeTime = at })
+	}
+	switch now := r.clock.Now(); l {
+	case providertest.EmptyAnswer:
+		return edit(func(out *credentialspb.GenerateAccessTokenResponse) { out.Reset() }, func(out *adminpb.ServiceAccountKey) { out.Reset() })
+	case providertest.NoEnd:
+		return ends(nil)
+	case providertest.EndedBefore:
+		return ends(timestamppb.New(now.Add(-time.Hour)))
+	case providertest.EndsAtOnce:
+		return ends(timestamppb.New(now.Add(5 * time.Second)))
+	case providertest.EndsIn9999:
+		return r.config.Mode != "slot" && ends(timestamppb.New(time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)))
+	case providertest.NoSecret:
+		return value("")
+	case providertest.SpaceInSecret:
+		return value("ya29.C4n4ry\r\n")
+	case providertest.HugeSecret:
+		return value(strings.Repeat("a", 5<<20))
+	}
+	return false
 }

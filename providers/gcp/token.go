@@ -2,7 +2,7 @@ package gcp
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,7 +19,10 @@ import (
 	"github.com/taskpass/taskpass/broker"
 )
 
-const codeNotFound = codes.NotFound
+const (
+	codeNotFound         = codes.NotFound
+	codePermissionDenied = codes.PermissionDenied
+)
 
 func (p *Provider) delegates() []string {
 	var list []string
@@ -54,12 +57,16 @@ func (p *Provider) mintAccessToken(ctx context.Context, c broker.Credential, h *
 		return broker.Minted{}, err
 	}
 	value, end := out.GetAccessToken(), out.GetExpireTime().AsTime()
-	if value == "" || !out.GetExpireTime().IsValid() {
-		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google answered without a token")
+	if !isToken(value) || !out.GetExpireTime().IsValid() {
+		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "what Google answered was not handed out: it has no end, or no token of the form that Google's have").
+			Because(broker.VendorAnswer{Vendor: "Google", Action: "GenerateAccessToken", Code: codes.OK.String()})
 	}
 	trace := map[string]string{"scopes": strings.Join(scopes, " "), "request_reason": string(c.Version.ID)}
 	if len(rules) > 0 {
-		if value, err = p.narrow(ctx, value, end, rules); err != nil {
+		if err := p.endsInTime(ctx, c, end); err != nil { // the narrow one's end would hide it
+			return broker.Minted{}, err
+		}
+		if value, end, err = p.narrow(ctx, value, end, rules); err != nil {
 			return broker.Minted{}, err
 		}
 		trace["boundary_sha256"] = hash
@@ -75,42 +82,49 @@ func (p *Provider) mintAccessToken(ctx context.Context, c broker.Credential, h *
 	}, nil
 }
 
-// narrow exchanges a token for one that can do no more than the rules make available. The wide one was made, so no failure
-// here is proof of anything; nobody but this process ever has it, and it dies with its lifetime.
-func (p *Provider) narrow(ctx context.Context, wide string, end time.Time, rules []downscope.AccessBoundaryRule) (string, error) {
+const exchangeSkew = 5 * time.Second
+
+// isToken tells whether a text has the form of a bearer token: RFC 6750, section 2.1.
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// narrow exchanges a token for one that can do no more than the rules make available, and says when that ends. The wide one
+// was made, so no failure here is proof of anything; nobody but this process ever has it, and it dies with its lifetime.
+func (p *Provider) narrow(ctx context.Context, wide string, end time.Time, rules []downscope.AccessBoundaryRule) (string, time.Time, error) {
 	transport := &exchangeTransport{endpoint: p.cfg.Endpoints.STS, next: p.clients.http.Transport}
 	narrow, err := downscope.NewCredentials(&downscope.Options{
 		Credentials: auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: fixed{wide, end}}), Rules: rules,
 		Client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	})
 	if err != nil {
-		return "", broker.Errorf(broker.CodeUpstreamRefused, "the access boundary is not one that Google takes: the operator should check the boundary of these scopes")
+		return "", end, broker.Errorf(broker.CodeUpstreamRefused, "the access boundary is not one that Google takes: the operator should check the boundary of these scopes")
 	}
+	begun := time.Now()
 	token, err := narrow.Token(ctx)
-	if err == nil && token.Value != "" && token.Value != wide {
-		return token.Value, nil
+	if err == nil && isToken(token.Value) && token.Value != wide {
+		// The library counts whole seconds, from the machine's clock: what differs by no more than that is the same end.
+		if its := p.clock().Add(token.Expiry.Sub(begun)); !token.Expiry.Equal(end) && its.Before(end.Add(-exchangeSkew)) {
+			end = its
+		}
+		return token.Value, end, nil
 	}
-	status := httpStatus(transport.status)
+	answer := broker.VendorAnswer{Vendor: "Google", Action: "ExchangeToken", Status: transport.status}
 	switch {
 	case ctx.Err() != nil:
-		return "", broker.Errorf(broker.CodeUpstreamTimeout, "Google did not narrow the token in time").Because(context.DeadlineExceeded)
+		return "", end, broker.Errorf(broker.CodeUpstreamTimeout, "Google did not narrow the token in time").Because(errors.Join(context.DeadlineExceeded, answer))
 	case transport.status == http.StatusTooManyRequests:
-		e := broker.Errorf(broker.CodeUpstreamThrottled, "Google's token exchange is asked too often").Because(status)
+		e := broker.Errorf(broker.CodeUpstreamThrottled, "Google's token exchange is asked too often").Because(answer)
 		e.RetryAfter = throttlePause
 		if s, err := strconv.Atoi(transport.after); err == nil && s > 0 && s <= 3600 {
 			e.RetryAfter = time.Duration(s) * time.Second
 		}
-		return "", e
-	case transport.status >= 400 && transport.status < 500:
-		return "", broker.Errorf(broker.CodeUpstreamRefused, "Google refuses the access boundary: the operator should check the buckets, roles and prefixes of these scopes").Because(status)
+		return "", end, e
+	case transport.status >= 400 && transport.status < 500 && transport.status != http.StatusRequestTimeout && transport.json:
+		return "", end, broker.Errorf(broker.CodeUpstreamRefused, "Google refuses the access boundary: the operator should check the buckets, roles and prefixes of these scopes").Because(answer)
 	}
-	return "", broker.Errorf(broker.CodeUpstreamError, "Google could not narrow the token").Because(status)
+	return "", end, broker.Errorf(broker.CodeUpstreamError, "Google could not narrow the token").Because(answer)
 }
-
-// httpStatus is what is kept of an answer over HTTP.
-type httpStatus int
-
-func (s httpStatus) Error() string { return fmt.Sprintf("Google answered %d", int(s)) }
 
 // fixed gives one token.
 type fixed struct {
@@ -136,10 +150,15 @@ func (p *Provider) mintIDToken(ctx context.Context, c broker.Credential, h *hold
 		return broker.Minted{}, err
 	}
 	var claims jwt.Claims
+	var more struct {
+		Email string `json:"email"`
+	}
 	// It came from Google over TLS: only its end is wanted, and whether it is for whom it was asked.
 	parsed, err := jwt.ParseSigned(out.GetToken(), []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil || parsed.UnsafeClaimsWithoutVerification(&claims) != nil || claims.Expiry == nil || !claims.Audience.Contains(p.cfg.Audience) {
-		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google answered without an ID token for the audience")
+	if err != nil || parsed.UnsafeClaimsWithoutVerification(&claims, &more) != nil || claims.Expiry == nil ||
+		!claims.Audience.Contains(p.cfg.Audience) || more.Email != "" && more.Email != h.email || !isToken(out.GetToken()) {
+		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Google answered without an ID token of the account for the audience").
+			Because(broker.VendorAnswer{Vendor: "Google", Action: "GenerateIdToken", Code: codes.OK.String()})
 	}
 	token := broker.NewSecret(out.GetToken())
 	return broker.Minted{

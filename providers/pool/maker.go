@@ -57,7 +57,7 @@ func (m *Maker) Mint(ctx context.Context, c broker.Credential) (broker.Minted, e
 		Trace: trace,
 	}
 	if id != "" {
-		minted.UpstreamIDs, trace["vendor_id"] = []string{id}, id
+		minted.UpstreamIDs, minted.OwnID, trace["vendor_id"] = []string{id}, true, id
 	}
 	return minted, nil
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,7 +62,8 @@ func post(t testing.TB, url, header, value string) bool {
 }
 
 // told is a subject of a pool with keys whose vendor is told to refuse them.
-func told(t *testing.T, ledger *store.Store, cfg pool.Config, clock *providertest.Clock, alive func(key string) bool, goWrong func(providertest.Fault) (<-chan struct{}, bool)) providertest.Subject {
+func told(t *testing.T, ledger *store.Store, cfg pool.Config, clock *providertest.Clock, alive func(key string) bool,
+	goWrong func(providertest.Fault) (<-chan struct{}, bool), lie func(providertest.Lie) bool) providertest.Subject {
 	t.Helper()
 	if faults := cfg.Check(); len(faults) > 0 {
 		t.Fatalf("configuration: %v", faults)
@@ -97,6 +100,9 @@ func told(t *testing.T, ledger *store.Store, cfg pool.Config, clock *providertes
 			}
 			return goWrong(f)
 		},
+		Lie: func(_ testing.TB, at providertest.Operation, l providertest.Lie) bool {
+			return at == providertest.Revoke && lie(l)
+		},
 		Lost:    func(testing.TB) broker.Bundle { return broker.Bundle{} },
 		Replace: func(testing.TB, broker.Bundle) {},
 	}
@@ -119,6 +125,37 @@ func vendorFault(q *fault.Queue, action string) func(providertest.Fault) (<-chan
 	}
 }
 
+// vendorLie alters the next answer to an action; secret is the JSON field of the value that is made.
+func vendorLie(q *fault.Queue, action, secret string) func(providertest.Lie) bool {
+	return func(l providertest.Lie) bool {
+		value, whole := "", ""
+		switch l {
+		case providertest.LoginPage:
+			whole = "<html>" + providertest.Canary + "</html>"
+		case providertest.EmptyAnswer:
+			whole = "{}"
+		case providertest.NoSecret:
+		case providertest.SpaceInSecret:
+			value = "sk-C4n4ry\\r\\n"
+		case providertest.HugeSecret:
+			value = strings.Repeat("a", 5<<20)
+		default:
+			return false // nothing that is made here has an end
+		}
+		if whole == "" && secret == "" {
+			return false
+		}
+		field := regexp.MustCompile(`"` + secret + `": *"[^"]*"`)
+		q.Inject(fault.Fault{Action: action, Kind: fault.Lie, Edit: func(body []byte) []byte {
+			if whole != "" {
+				return []byte(whole)
+			}
+			return field.ReplaceAll(body, []byte(`"`+secret+`":"`+value+`"`))
+		}})
+		return true
+	}
+}
+
 func anthropicSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	clock, admin := providertest.NewClock(), "sk-ant-admin-C4n4ry"
 	cfg := pool.Config{Name: "pool-" + string(broker.NewVersionID()), Scopes: []string{"use"}, Disclosed: "accept"}
@@ -136,7 +173,7 @@ func anthropicSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	t.Cleanup(func() { vendor.Close(); web.Close() })
 	cfg.Vendor = &connect.Config{Anthropic: &connect.Anthropic{AdminKey: providertest.SecretFile(t, admin), Endpoint: web.URL, Lag: new(time.Duration(0))}}
 	return told(t, ledger, cfg, clock, func(key string) bool { return post(t, web.URL+"/v1/messages", "X-Api-Key", key) },
-		vendorFault(vendor.Queue, anthropic.UpdateKey))
+		vendorFault(vendor.Queue, anthropic.UpdateKey), vendorLie(vendor.Queue, anthropic.GetKey, ""))
 }
 
 // hooked is an operator's hook, and the vendor behind it.
@@ -183,7 +220,8 @@ func hookSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 	}))
 	t.Cleanup(func() { queue.Close(); web.Close() })
 	cfg.Vendor = &connect.Config{HTTP: &connect.HTTP{URL: web.URL + "/end", Secret: providertest.SecretFile(t, "hook-C4n4ry"), Lag: new(time.Duration(0))}}
-	return told(t, ledger, cfg, clock, func(key string) bool { return post(t, web.URL+"/use", "X-Api-Key", key) }, vendorFault(queue, "end"))
+	return told(t, ledger, cfg, clock, func(key string) bool { return post(t, web.URL+"/use", "X-Api-Key", key) }, vendorFault(queue, "end"),
+		func(l providertest.Lie) bool { return l == providertest.LoginPage && vendorLie(queue, "end", "")(l) })
 }
 
 func openaiSubject(t *testing.T, ledger *store.Store) providertest.Subject {
@@ -235,6 +273,12 @@ func openaiSubject(t *testing.T, ledger *store.Store) providertest.Subject {
 				return nil, true
 			}
 			return vendorFault(vendor.Queue, action)(f)
+		},
+		Lie: func(_ testing.TB, at providertest.Operation, l providertest.Lie) bool {
+			if at == providertest.Revoke {
+				return vendorLie(vendor.Queue, openai.Delete, "")(l)
+			}
+			return vendorLie(vendor.Queue, openai.Create, "value")(l)
 		},
 		Lost: func(testing.TB) broker.Bundle { return front.lost() },
 	}
@@ -294,4 +338,40 @@ func (l *lossy) lost() broker.Bundle {
 	}
 	_ = json.Unmarshal(l.kept, &made)
 	return broker.Bundle{Type: "api_key", Primary: "api_key", Env: map[string]broker.Secret{"API_KEY": broker.NewSecret(made.APIKey.Value)}}
+}
+
+// What is said of a vendor's admin key is what the stand-in lets it do, and no key is left behind.
+func TestProve(t *testing.T) {
+	t.Parallel()
+	vendor, err := openai.New(openai.Config{AdminKey: "sk-admin-1", Projects: []string{"proj_1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(vendor)
+	t.Cleanup(func() { vendor.Close(); web.Close() })
+	for _, c := range []struct {
+		admin  string
+		writes bool
+		right  string
+		want   broker.ProofState
+	}{
+		{"sk-admin-1", false, "listing keys", broker.Proven},
+		{"sk-admin-1", false, "making and ending keys", broker.NotProven},
+		{"sk-admin-1", true, "making and ending keys", broker.Proven},
+		{"sk-admin-2", true, "listing keys", broker.Lacking},
+	} {
+		m, err := pool.NewMaker(pool.Config{Name: "made", Scopes: []string{"use"}, Vendor: &connect.Config{
+			OpenAI: &connect.OpenAI{AdminKey: providertest.SecretFile(t, c.admin), Project: "proj_1", Endpoint: web.URL},
+		}}, pool.Deps{Clock: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		proofs := m.Prove(t.Context(), c.writes)
+		if !slices.ContainsFunc(proofs, func(p broker.Proof) bool { return p.Right == c.right && p.State == c.want }) {
+			t.Errorf("%s, writes %t: %v; want %s %s", c.admin, c.writes, proofs, c.right, c.want)
+		}
+		if n := len(vendor.Accounts()); n > 0 {
+			t.Errorf("left %d accounts behind", n)
+		}
+	}
 }

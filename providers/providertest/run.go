@@ -25,6 +25,7 @@ func Run(t *testing.T, start func(t *testing.T) Subject) {
 		{"server error may have made something", mintLost(ServerError)},
 		{"timeout may have made something", mintLost(Hang)},
 		{"mint obeys its context", mintCancelled},
+		{"lying mint is not handed out", mintLies},
 
 		{"revoke ends one and spares its siblings", revokeEnds},
 		{"revoke works after a crash", revokeAfterCrash},
@@ -41,6 +42,7 @@ func Run(t *testing.T, start func(t *testing.T) Subject) {
 		{"throttled revoke claims nothing", revokeFails(Throttle)},
 		{"failed revoke claims nothing", revokeFails(ServerError)},
 		{"unanswered revoke claims nothing", revokeFails(LoseReply)},
+		{"lying revoke claims nothing", revokeLies},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

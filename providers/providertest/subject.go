@@ -44,6 +44,9 @@ type Subject struct {
 	// Fault makes the next call that Mint or Revoke makes upstream go wrong, once; met is closed when it has befallen a
 	// call (only Hang is waited for). ok tells whether that can happen to this upstream at all. nil: nothing can.
 	Fault func(t testing.TB, at Operation, f Fault) (met <-chan struct{}, ok bool)
+	// Lie has the next call that Mint or Revoke makes upstream done, and its answer altered, once. False: that can't be
+	// with this upstream. nil: nothing can.
+	Lie func(t testing.TB, at Operation, l Lie) bool
 	// Lost is the secret whose minting was answered, but whose answer LoseReply kept back. Required with LoseReply.
 	Lost func(t testing.TB) broker.Bundle
 	// Replace is what an operator does at the source of a disclosed secret: put another in its place, and end the old
@@ -71,6 +74,24 @@ const (
 	ServerError Fault = "server error" // the upstream failed; nobody knows what it did
 	Hang        Fault = "hang"         // no answer until the client goes away
 )
+
+// Lie is a way in which the answer to a call that was done is not to be believed.
+type Lie string
+
+// The lies. LoginPage and EmptyAnswer are for Mint and Revoke, the others for Mint.
+const (
+	LoginPage     Lie = "login page"            // HTTP 200 with HTML: what answers is not the upstream
+	EmptyAnswer   Lie = "answer without fields" // of the upstream's own syntax
+	NoEnd         Lie = "no end"
+	EndedBefore   Lie = "an end an hour ago"
+	EndsAtOnce    Lie = "an end in 5 s"
+	EndsIn9999    Lie = "an end in 9999"
+	NoSecret      Lie = "an empty secret"
+	SpaceInSecret Lie = "a secret with CR LF"
+	HugeSecret    Lie = "a secret of 5 MiB"
+)
+
+var lies = []Lie{LoginPage, EmptyAnswer, NoEnd, EndedBefore, EndsAtOnce, EndsIn9999, NoSecret, SpaceInSecret, HugeSecret}
 
 // Ledger is what the suite does for the broker, around the calls to a provider.
 type Ledger interface {

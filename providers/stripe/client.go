@@ -3,6 +3,7 @@ package stripe
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -95,7 +96,7 @@ type request struct {
 
 // do sends one request and decodes the answer. Its failure says what is known of what Stripe did.
 func (c *client) do(ctx context.Context, r request, into sdk.LastResponseSetter) (requestID string, f *failure) {
-	ctx, x := watch(ctx)
+	ctx, x := watch(ctx, r.method+" "+r.path)
 	params := &sdk.Params{Context: ctx, Headers: http.Header{}}
 	contentType, body := "application/x-www-form-urlencoded", bytes.NewBufferString(r.form)
 	if r.account != "" {
@@ -115,6 +116,8 @@ func (c *client) do(ctx context.Context, r request, into sdk.LastResponseSetter)
 
 // exchange is what was seen of a call on the wire, whatever the library makes of it.
 type exchange struct {
+	action string
+
 	mu     sync.Mutex
 	sent   bool
 	status int
@@ -124,14 +127,26 @@ type exchange struct {
 type exchangeKey struct{}
 
 // watch makes a context under which the transport keeps book.
-func watch(ctx context.Context) (context.Context, *exchange) {
-	x := &exchange{}
+func watch(ctx context.Context, action string) (context.Context, *exchange) {
+	x := &exchange{action: nameOf(action)}
 	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.sent = true
 	}}), x
+}
+
+// nameOf is a call's method and path without its query and without ids, as the log has it.
+func nameOf(action string) string {
+	action, _, _ = strings.Cut(action, "?")
+	parts := strings.Split(action, "/")
+	for i, part := range parts {
+		if strings.ContainsAny(part, "0123456789%") && len(part) > 2 || strings.HasPrefix(part, "ephkey_") {
+			parts[i] = "*"
+		}
+	}
+	return strings.Join(parts, "/")
 }
 
 func (x *exchange) requestID() string {
@@ -199,9 +214,10 @@ func (m *moment) UnmarshalJSON(text []byte) error {
 type hidden struct{ broker.Secret }
 
 func (h *hidden) UnmarshalJSON(text []byte) error {
-	if len(text) < 2 || text[0] != '"' { // null
+	var value *string
+	if json.Unmarshal(text, &value) != nil || value == nil { // the error would quote it
 		return nil
 	}
-	h.Secret = broker.NewSecret(string(text[1 : len(text)-1])) // of an alphabet that JSON does not escape
+	h.Secret = broker.NewSecret(*value)
 	return nil
 }

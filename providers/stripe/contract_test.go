@@ -54,7 +54,7 @@ func (r *rig) managedSubject(t *testing.T, ledger *store.Store) providertest.Sub
 			return ids
 		},
 		Calls: func() int { return r.Calls(createKey) },
-		Fault: r.faults(createKey, expireKey),
+		Fault: r.faults(createKey, expireKey), Lie: r.lies(createKey, expireKey),
 		Lost: func(testing.TB) broker.Bundle {
 			keys := r.Keys()
 			return bundleOf(keys[len(keys)-1].Secret)
@@ -80,7 +80,7 @@ func (r *rig) ephemeralSubject(t *testing.T, ledger *store.Store) providertest.S
 			return ids
 		},
 		Calls: func() int { return r.Calls(createEph) },
-		Fault: r.faults(createEph, deleteEph),
+		Fault: r.faults(createEph, deleteEph), Lie: r.lies(createEph, deleteEph),
 	}
 	var lost broker.Bundle
 	s.Lost = func(testing.TB) broker.Bundle { return lost }
@@ -132,6 +132,52 @@ func (r *rig) faults(mint, revoke string) func(testing.TB, providertest.Operatio
 		}
 		r.Inject(fault)
 		return fault.Met, true
+	}
+}
+
+// lies alter the answer to the call that makes a key, or to the one that ends it.
+func (r *rig) lies(mint, revoke string) func(testing.TB, providertest.Operation, providertest.Lie) bool {
+	return func(_ testing.TB, at providertest.Operation, l providertest.Lie) bool {
+		ends := func(when time.Time) func([]byte, map[string]any) {
+			return func(_ []byte, body map[string]any) {
+				if body["expires_at"] = when.UTC().Format(time.RFC3339); mint == createEph {
+					body["expires"] = when.Unix()
+				}
+			}
+		}
+		secret := func(value string) func([]byte, map[string]any) {
+			return func(_ []byte, body map[string]any) {
+				if body["secret_key"] = map[string]any{"token": value}; mint == createEph {
+					body["secret"] = value
+				}
+			}
+		}
+		f := sandbox.Fault{Action: mint, Kind: sandbox.Lie}
+		if at == providertest.Revoke {
+			f.Action = revoke
+		}
+		switch now := r.clock.Now(); l {
+		case providertest.LoginPage:
+			f.Body = "<html>" + providertest.Canary + "</html>"
+		case providertest.EmptyAnswer:
+			f.Body = "{}"
+		case providertest.NoEnd:
+			f.Edit = func(_ []byte, body map[string]any) { delete(body, "expires_at"); delete(body, "expires") }
+		case providertest.EndedBefore:
+			f.Edit = ends(now.Add(-time.Hour))
+		case providertest.EndsAtOnce:
+			f.Edit = ends(now.Add(5 * time.Second))
+		case providertest.EndsIn9999:
+			f.Edit = ends(time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC))
+		case providertest.NoSecret:
+			f.Edit = secret("")
+		case providertest.SpaceInSecret:
+			f.Edit = secret("rk_test_C4n4ryC4n4ry\r\n")
+		case providertest.HugeSecret:
+			f.Edit = secret("rk_test_" + strings.Repeat("a", 5<<20))
+		}
+		r.Inject(f)
+		return true
 	}
 }
 

@@ -55,7 +55,7 @@ func (e *ephemeral) create(ctx context.Context, own broker.Secret, c broker.Cred
 	if err != nil {
 		return nil, id, nil, err
 	}
-	ctx, x := watch(ctx)
+	ctx, x := watch(ctx, "POST /v1/ephemeral_keys")
 	params := &sdk.EphemeralKeyParams{StripeVersion: sdk.String(e.cfg.Ephemeral.Version)}
 	params.Context, params.IdempotencyKey = ctx, sdk.String(string(c.Version.ID))
 	switch e.cfg.Ephemeral.For {
@@ -88,7 +88,7 @@ func (e *ephemeral) Mint(ctx context.Context, c broker.Credential) (broker.Minte
 	if err := e.verify(made, object); err != nil {
 		if f := e.remove(ctx, own, made.ID); f != nil {
 			e.Logger.ErrorContext(ctx, "an ephemeral key that is not as asked for could not be deleted; it dies within about an hour",
-				"version_id", c.Version.ID, "error", f)
+				"version_id", c.Version.ID, "error", f, broker.VendorAttr(f))
 		}
 		return broker.Minted{}, broker.Errorf(broker.CodeUpstreamError, "Stripe made another key than was asked for; it was not handed out").Because(err)
 	}
@@ -98,8 +98,8 @@ func (e *ephemeral) Mint(ctx context.Context, c broker.Credential) (broker.Minte
 	}
 	return broker.Minted{
 		Secret: e.bundle("stripe_ephemeral_key", broker.NewSecret(made.Secret)), UpstreamExpiresAt: time.Unix(made.Expires, 0).UTC(),
-		UpstreamIDs: []string{made.ID},
-		Trace:       e.trace(c, made.ID, requestID, map[string]string{"for": e.cfg.Ephemeral.For, "object": object, "api_version": e.cfg.Ephemeral.Version}),
+		UpstreamIDs: []string{made.ID}, OwnID: true,
+		Trace: e.trace(c, made.ID, requestID, map[string]string{"for": e.cfg.Ephemeral.For, "object": object, "api_version": e.cfg.Ephemeral.Version}),
 	}, nil
 }
 
@@ -135,13 +135,21 @@ func (e *ephemeral) verify(made *sdk.EphemeralKey, object string) error {
 	return nil
 }
 
+// ephemeralGoneKey is the answer to a deletion: the key that was deleted.
+type ephemeralGoneKey struct {
+	sdk.APIResource
+	ID     string `json:"id"`
+	Object string `json:"object"`
+}
+
 // remove deletes a key; nil: it is gone by this call.
 func (e *ephemeral) remove(ctx context.Context, own broker.Secret, id string) *failure {
 	if !ephemeralID.MatchString(id) {
 		return &failure{}
 	}
-	_, f := e.client.do(ctx, request{method: http.MethodDelete, path: "/v1/ephemeral_keys/" + url.PathEscape(id), key: own}, &ignored{})
-	return f
+	var gone ephemeralGoneKey
+	_, f := e.client.do(ctx, request{method: http.MethodDelete, path: "/v1/ephemeral_keys/" + url.PathEscape(id), key: own}, &gone)
+	return notOf(f, "DELETE /v1/ephemeral_keys/*", gone.ID == id && gone.Object == "ephemeral_key")
 }
 
 // Revoke implements broker.Provider: it deletes the version's key, which Stripe obeys at once. Its id is on record, or is

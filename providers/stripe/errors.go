@@ -37,24 +37,24 @@ type failure struct {
 	permission string // what a 403 says is lacking, if it is a permission that is known here
 	dead       bool   // a 401 for a key that is expired or not known, and not for the caller's address
 	requestID  string
+	action     string
 	late       bool // the context ended
 }
 
 // Error is for the log.
-func (f *failure) Error() string {
-	switch {
-	case f.status == 0 && !f.sent:
-		return "nothing was sent to Stripe"
-	case f.status == 0:
-		return "no answer from Stripe"
-	case f.unread:
-		return fmt.Sprintf("an answer of Stripe's that cannot be read (%d, request %s)", f.status, f.requestID)
+func (f *failure) Error() string { return f.Answer().Error() }
+
+// Answer is what the log has of it.
+func (f *failure) Answer() broker.VendorAnswer {
+	return broker.VendorAnswer{Vendor: "Stripe", Action: f.action, Status: f.status, Code: f.code, RequestID: f.requestID}
+}
+
+// notOf is f, or, where a call succeeded with an answer that is not the one to it, a failure that says so.
+func notOf(f *failure, action string, itIs bool) *failure {
+	if f != nil || itIs {
+		return f
 	}
-	code := f.code
-	if code == "" {
-		code = "without a code"
-	}
-	return fmt.Sprintf("Stripe answered %d %s (request %s)", f.status, code, f.requestID)
+	return &failure{sent: true, status: http.StatusOK, unread: true, action: action}
 }
 
 var permissionName = regexp.MustCompile(`\b(?:rak_)?([a-z_]+_(?:read|write))\b`)
@@ -66,7 +66,7 @@ func (x *exchange) failure(ctx context.Context, err error) *failure {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	f := &failure{sent: x.sent, status: x.status, requestID: x.id, late: ctx.Err() != nil}
+	f := &failure{sent: x.sent, status: x.status, requestID: x.id, action: x.action, late: ctx.Err() != nil}
 	answer, ok := errors.AsType[*sdk.Error](err)
 	if !ok {
 		f.unread = f.status != 0
@@ -90,32 +90,46 @@ func (x *exchange) failure(ctx context.Context, err error) *failure {
 }
 
 // refused tells whether Stripe said a definite no, so that nothing was done by this call or by one before it of the same
-// Idempotency-Key.
+// Idempotency-Key. An error without Stripe's form may be a proxy's.
 func (f *failure) refused() bool {
-	return f.status >= 400 && f.status < 500 && f.status != http.StatusRequestTimeout && f.status != http.StatusConflict && !f.idempotent
+	row, named := rows[f.code]
+	return !f.unread && !f.idempotent && f.status >= 400 && f.status < 500 && !doubtful[f.status] && !(named && row.doubt)
 }
 
-// meaning is what a caller is told of a failed call that was made with the broker's own key.
+// meaning is what a caller is told of a failed call that was made with the broker's own key: by Stripe's code, or by the
+// status where that says nothing.
 func (f *failure) meaning() *broker.Error {
+	row, named := rows[f.code]
 	switch {
 	case f.status == 0 && f.late || f.unread && f.late:
 		return broker.Errorf(broker.CodeUpstreamTimeout, "Stripe did not answer in time").Because(f)
-	case f.status == 0 || f.unread:
+	case f.status == 0 || f.unread && f.status < 400:
 		return broker.Errorf(broker.CodeUpstreamError, "Stripe could not be reached, or its answer could not be read").Because(f)
 	case f.status == http.StatusTooManyRequests:
-		e := broker.Errorf(broker.CodeUpstreamThrottled, "Stripe is throttling this account").Because(f)
-		e.RetryAfter = throttlePause
-		return e
+		return throttled(f)
+	case f.unread:
+		return broker.Errorf(broker.CodeUpstreamError, "what answered for Stripe (HTTP %d) has not the form of Stripe's answers: "+
+			"the operator should check proxies and gateways on the way, and endpoint", f.status).Because(f)
+	case named && row.code == broker.CodeUpstreamThrottled:
+		return throttled(f)
+	case named:
+		return broker.Errorf(row.code, "%s", row.says).Because(f)
 	case f.status == http.StatusUnauthorized:
-		return refusedBy(f, "Stripe does not accept the broker's own key: the operator should check secret_key, whether it has expired, and its list of allowed addresses")
+		return refusedBy(f, saysKey)
 	case f.status == http.StatusForbidden && f.permission != "":
 		return refusedBy(f, "the broker's own Stripe key lacks the permission %s", f.permission)
 	case f.status == http.StatusForbidden:
-		return refusedBy(f, "the broker's own Stripe key may not do this: the operator should check its permissions and the account")
-	case f.status >= 500, f.status < 400, !f.refused():
-		return broker.Errorf(broker.CodeUpstreamError, "Stripe failed").Because(f)
+		return refusedBy(f, saysRight)
+	case !f.refused():
+		return broker.Errorf(broker.CodeUpstreamError, "Stripe failed (HTTP %d)", f.status).Because(f)
 	}
 	return refusedBy(f, "Stripe refused the request")
+}
+
+func throttled(f *failure) *broker.Error {
+	e := broker.Errorf(broker.CodeUpstreamThrottled, "Stripe is throttling this account").Because(f)
+	e.RetryAfter = throttlePause
+	return e
 }
 
 func refusedBy(f *failure, format string, args ...any) *broker.Error {

@@ -45,7 +45,9 @@ func TestMintErrors(t *testing.T) {
 		"lacks, newer words":      {refusal(403, "more_permissions_required", "Enabling Customers Write ('customer_write') permissions"), surelyNot, broker.CodeUpstreamRefused, "customer_write"},
 		"lacks, older words":      {refusal(403, "", "Having the 'rak_plan_read' permission would"), surelyNot, broker.CodeUpstreamRefused, "plan_read"},
 		"lacks something unheard": {refusal(403, "", "Having the 'rak_C4n4ry_read' permission would"), surelyNot, broker.CodeUpstreamRefused, "permissions"},
-		"forbidden":               {says(403, `C4n4ry`), surelyNot, broker.CodeUpstreamError, ""},
+		"forbidden":               {says(403, `C4n4ry`), inDoubt, broker.CodeUpstreamError, "proxies"},
+		"a proxy's time-out":      {says(408, `<html>C4n4ry</html>`), inDoubt, broker.CodeUpstreamError, "408"},
+		"a proxy's 404":           {says(404, `<html>C4n4ry</html>`), inDoubt, broker.CodeUpstreamError, "proxies"},
 		"throttled":               {refusal(429, "rate_limit", "Request rate limit exceeded"), surelyNot, broker.CodeUpstreamThrottled, "throttling"},
 		"locked":                  {refusal(429, "lock_timeout", "This object cannot be accessed right now"), surelyNot, broker.CodeUpstreamThrottled, ""},
 		"such a key":              {refusal(400, "api_key_invalid_permissions", "no"), surelyNot, broker.CodeUpstreamRefused, "api_key_invalid_permissions"},
@@ -91,5 +93,66 @@ func TestMintErrors(t *testing.T) {
 			holdsNoSecret(t, err)
 			r.logged(t)
 		})
+	}
+}
+
+// What Stripe's published codes and statuses mean.
+func TestPublishedCodes(t *testing.T) {
+	t.Parallel()
+	const throttled, refused, failed = broker.CodeUpstreamThrottled, broker.CodeUpstreamRefused, broker.CodeUpstreamError
+	for _, c := range []struct {
+		status  int
+		code    string
+		want    broker.Code
+		nothing bool
+		says    string
+	}{
+		{429, "rate_limit", throttled, surelyNot, "throttling"},
+		{429, "", throttled, surelyNot, "throttling"},
+		{400, "lock_timeout", failed, surelyNot, "at this moment"},
+		{409, "idempotency_key_in_use", failed, inDoubt, "at this moment"},
+		{409, "", failed, inDoubt, "409"},
+		{408, "", failed, inDoubt, "408"},
+		{424, "", failed, inDoubt, "424"},
+		{402, "processing_error", failed, inDoubt, "failed"},
+		{500, "", failed, inDoubt, "500"},
+		{502, "", failed, inDoubt, "502"},
+		{503, "", failed, inDoubt, "503"},
+		{504, "", failed, inDoubt, "504"},
+		{401, "api_key_expired", refused, surelyNot, "secret_key"},
+		{401, "platform_api_key_expired", refused, surelyNot, "secret_key"},
+		{401, "secret_key_required", refused, surelyNot, "secret_key"},
+		{401, "", refused, surelyNot, "secret_key"},
+		{400, "livemode_mismatch", refused, surelyNot, "livemode"},
+		{400, "testmode_charges_only", refused, surelyNot, "livemode"},
+		{403, "account_invalid", refused, surelyNot, "account"},
+		{403, "platform_account_required", refused, surelyNot, "account"},
+		{400, "not_allowed_on_standard_account", refused, surelyNot, "account"},
+		{403, "more_permissions_required", refused, surelyNot, "permissions"},
+		{403, "", refused, surelyNot, "permissions"},
+		{400, "parameter_missing", refused, surelyNot, "form"},
+		{400, "parameter_unknown", refused, surelyNot, "form"},
+		{400, "parameter_invalid_empty", refused, surelyNot, "form"},
+		{400, "parameter_invalid_integer", refused, surelyNot, "form"},
+		{400, "parameters_exclusive", refused, surelyNot, "form"},
+		{400, "url_invalid", refused, surelyNot, "form"},
+		{400, "tls_version_unsupported", refused, surelyNot, "TLS"},
+		{402, "", refused, surelyNot, "refused"},
+		{404, "something_new", refused, surelyNot, "refused"},
+	} {
+		web := httptest.NewServer(refusal(c.status, c.code, "no"))
+		r := newRig(t)
+		ephemeral(&r.config)
+		r.config.Endpoint = web.URL
+		p := r.open(t, nil)
+		_, err := p.Mint(t.Context(), r.intended(p, time.Minute, "wallet"))
+		web.Close()
+		if e := broker.AsError(err); e.Code != c.want || errors.Is(err, broker.ErrNotMinted) != c.nothing || !strings.Contains(e.Message, c.says) {
+			t.Errorf("%d %q: %v, surely nothing: %t; want %s, to be told of %q", c.status, c.code, err, errors.Is(err, broker.ErrNotMinted), c.want, c.says)
+		}
+		want := broker.VendorAnswer{Vendor: "Stripe", Action: "POST /v1/ephemeral_keys", Status: c.status, Code: c.code, RequestID: "req_1"}
+		if got := broker.VendorAnswers(err); len(got) != 1 || got[0] != want {
+			t.Errorf("%d %q: the log would have %v; want %v", c.status, c.code, got, want)
+		}
 	}
 }

@@ -80,8 +80,11 @@ func (m *managed) Keep(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	if _, f := m.call(ctx, key, http.MethodGet, "?limit=1", "", nil, &ignored{}); f != nil {
+	var page keyPage
+	if _, f := m.call(ctx, key, http.MethodGet, "?limit=1", "", nil, &page); f != nil {
 		return time.Time{}, m.meaning(f)
+	} else if page.Data == nil {
+		return time.Time{}, m.meaning(notOf(nil, "GET "+keysPath, false))
 	}
 	return m.Clock().Add(availableEvery), nil
 }
@@ -104,7 +107,7 @@ func (m *managed) call(ctx context.Context, key broker.Secret, method, below, id
 
 // meaning says what an answer of the preview means. Stripe does not know the path where the account has no preview.
 func (m *managed) meaning(f *failure) *broker.Error {
-	if f.status == http.StatusNotFound || f.status == http.StatusBadRequest && f.code == "" && !f.idempotent {
+	if !f.unread && (f.status == http.StatusNotFound || f.status == http.StatusBadRequest && f.code == "" && !f.idempotent) {
 		return refusedBy(f, "Stripe does not offer managed API keys (a private preview) to %s, or refuses the form of the request: "+
 			"the operator should have the app with api_key_write installed there, or use mode pool", m.cfg.Account)
 	}
@@ -155,7 +158,7 @@ func (m *managed) Mint(ctx context.Context, c broker.Credential) (broker.Minted,
 		return broker.Minted{}, m.drop(ctx, own, c, made.ID, err)
 	}
 	return broker.Minted{
-		Secret: m.bundle("stripe_key", secret), UpstreamExpiresAt: made.ExpiresAt.Time, UpstreamIDs: []string{made.ID, made.Name},
+		Secret: m.bundle("stripe_key", secret), UpstreamExpiresAt: made.ExpiresAt.Time, UpstreamIDs: []string{made.ID, made.Name}, OwnID: true,
 		Trace: m.trace(c, made.ID, requestID, map[string]string{"permissions": strings.Join(names, " ")}),
 	}, nil
 }
@@ -231,11 +234,18 @@ func (m *managed) drop(ctx context.Context, own broker.Secret, c broker.Credenti
 		m.Logger.ErrorContext(ctx, "a key that is not as asked for has no readable id: expire it by hand", "version_id", c.Version.ID, "name", keyName(c.Version.ID))
 		return e
 	}
-	if _, f := m.call(ctx, own, http.MethodPost, "/"+url.PathEscape(id)+"/expire", "", nil, &ignored{}); f != nil && !m.over(ctx, own, id) {
+	if f := m.expire(ctx, own, id); f != nil && !m.over(ctx, own, id) {
 		m.Logger.ErrorContext(ctx, "a key that is not as asked for could not be expired: expire it by hand if the version stays stuck",
-			"version_id", c.Version.ID, "key_id", id, "error", f)
+			"version_id", c.Version.ID, "key_id", id, "error", f, broker.VendorAttr(f))
 	}
 	return e
+}
+
+// expire asks that a key be refused from now on. A success names the key, and that it is expired.
+func (m *managed) expire(ctx context.Context, own broker.Secret, id string) *failure {
+	var k apiKey
+	_, f := m.call(ctx, own, http.MethodPost, "/"+url.PathEscape(id)+"/expire", "", nil, &k)
+	return notOf(f, "POST "+keysPath+"/*/expire", k.ID == id && k.Status == "expired")
 }
 
 // over tells whether a key's status is expired. What cannot be asked is not.
@@ -253,6 +263,8 @@ func (m *managed) named(ctx context.Context, own broker.Secret, id broker.Versio
 		var page keyPage
 		if _, f := m.call(ctx, own, http.MethodGet, below, "", nil, &page); f != nil {
 			return nil, m.meaning(f)
+		} else if page.Data == nil { // an answer without a list is no proof that there is no key
+			return nil, m.meaning(notOf(nil, "GET "+keysPath, false))
 		}
 		for _, k := range page.Data {
 			if k.Name == keyName(id) && plain(k.ID) && k.Status != "expired" {

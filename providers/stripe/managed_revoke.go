@@ -3,7 +3,6 @@ package stripe
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -57,7 +56,7 @@ func (m *managed) lag() time.Duration { return or(m.cfg.Revocation.Lag, defaultL
 // end expires a key and looks until it is refused. Without the secret there is nothing to look with: then the status and
 // the lag have to do, and nobody can use the key, for its secret was given to nobody.
 func (m *managed) end(ctx context.Context, own broker.Secret, id string, secret broker.Secret, seen bool) (broker.Revocation, error) {
-	_, f := m.call(ctx, own, http.MethodPost, "/"+url.PathEscape(id)+"/expire", "", nil, &ignored{})
+	f := m.expire(ctx, own, id)
 	switch {
 	case f == nil:
 	case f.refused() && f.status != http.StatusTooManyRequests && m.over(ctx, own, id): // it was expired before

@@ -1814,6 +1814,16 @@ func (q *Queries) LockKey(ctx context.Context, arg LockKeyParams) (LockKeyRow, e
 	return i, err
 }
 
+const LockOwnID = `-- name: LockOwnID :exec
+SELECT pg_advisory_xact_lock(hashtextextended('upstream id ' || $1::text, 0))
+`
+
+// LockOwnID has activations with the same upstream id wait for each other, so that the second sees the first's event.
+func (q *Queries) LockOwnID(ctx context.Context, ownID string) error {
+	_, err := q.db.Exec(ctx, LockOwnID, ownID)
+	return err
+}
+
 const LockTicket = `-- name: LockTicket :one
 SELECT tickets.sha256, tickets.credential_id, tickets.version_id, tickets.sealed, tickets.expires_at, tickets.redeemed_at, credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
 FROM tickets JOIN credentials ON credentials.id = tickets.credential_id JOIN versions ON versions.id = tickets.version_id
@@ -2176,6 +2186,25 @@ UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id =
 
 func (q *Queries) QuarantineSlot(ctx context.Context, credentialID *string) error {
 	_, err := q.db.Exec(ctx, QuarantineSlot, credentialID)
+	return err
+}
+
+const RefuseKnownID = `-- name: RefuseKnownID :exec
+UPDATE versions SET sealed = NULL
+WHERE versions.id = $1 AND EXISTS (SELECT FROM events e WHERE e.upstream_ids[2] = $2::text AND e.at > $3 OFFSET 1)
+`
+
+type RefuseKnownIDParams struct {
+	ID    string
+	OwnID string
+	Since time.Time
+}
+
+// RefuseKnownID, after the activation's own event, fails it by versions_active_has_secret if another event has its upstream
+// id (the first after the version's). It looks at events since a time before which nothing can be alive, so that few
+// partitions are read.
+func (q *Queries) RefuseKnownID(ctx context.Context, arg RefuseKnownIDParams) error {
+	_, err := q.db.Exec(ctx, RefuseKnownID, arg.ID, arg.OwnID, arg.Since)
 	return err
 }
 

@@ -41,8 +41,9 @@ func newAnthropic(cfg Anthropic, w Wire) (*anthropic, error) {
 	if _, err := cfg.AdminKey.Resolve(); err != nil {
 		return nil, err
 	}
-	return &anthropic{newVendor("Anthropic", "Request-Id",
-		"anthropic.admin_key: it must be an active Admin API key (sk-ant-admin…)", w), cfg}, nil
+	v := newVendor("Anthropic", "Request-Id", "anthropic.admin_key: it must be an active Admin API key (sk-ant-admin…)", w)
+	v.errors = true
+	return &anthropic{v, cfg}, nil
 }
 
 func (a *anthropic) Revoke() (broker.RevokeMode, time.Duration) {
@@ -56,23 +57,19 @@ func (a *anthropic) End(ctx context.Context, k Key) (broker.Revocation, error) {
 		return broker.Revocation{}, broker.Errorf(broker.CodeUpstreamRefused,
 			"the key has no vendor id by which Anthropic knows it (apikey_…): the operator should add it")
 	}
-	admin, err := a.admin(a.cfg.AdminKey, "admin key")
+	address, header, err := a.request(k)
 	if err != nil {
 		return broker.Revocation{}, err
 	}
-	header := http.Header{
-		"X-Api-Key": {admin}, "Anthropic-Version": {anthropicVersion}, "Content-Type": {"application/json"}, "Accept": {"application/json"},
-	}
-	address := strings.TrimRight(a.cfg.Endpoint, "/") + "/v1/organizations/api_keys/" + url.PathEscape(k.VendorID)
-	asked, err := a.do(ctx, http.MethodPost, address, header.Clone(), []byte(`{"status":"inactive"}`))
+	asked, err := a.do(ctx, "api_keys.update", http.MethodPost, address, header.Clone(), []byte(`{"status":"inactive"}`))
 	if err != nil {
 		return broker.Revocation{}, err
 	}
 	// What is archived or expired cannot be set inactive any more: another refusal of the request may be that.
-	if e := a.meaning(asked); !asked.good() && (asked.status == 404 || e.Code != broker.CodeUpstreamRefused || isUs(asked)) {
+	if e := a.meaning(asked); !asked.good() && (asked.status == 404 || !a.genuine(asked) || e.Code != broker.CodeUpstreamRefused || isUs(asked)) {
 		return broker.Revocation{}, a.missing(asked, e)
 	}
-	seen, err := a.do(ctx, http.MethodGet, address, header, nil)
+	seen, err := a.do(ctx, "api_keys.get", http.MethodGet, address, header, nil)
 	if err != nil {
 		return broker.Revocation{}, err
 	}
@@ -95,12 +92,48 @@ func (a *anthropic) End(ctx context.Context, k Key) (broker.Revocation, error) {
 	return broker.Revocation{}, broker.Errorf(broker.CodeUpstreamError, "Anthropic shows the key in a state that is not known here").Because(a.cause(seen))
 }
 
+// request is the address of a key, and the headers of a call.
+func (a *anthropic) request(k Key) (string, http.Header, error) {
+	admin, err := a.admin(a.cfg.AdminKey, "admin key")
+	if err != nil {
+		return "", nil, err
+	}
+	return strings.TrimRight(a.cfg.Endpoint, "/") + "/v1/organizations/api_keys/" + url.PathEscape(k.VendorID), http.Header{
+		"X-Api-Key": {admin}, "Anthropic-Version": {anthropicVersion}, "Content-Type": {"application/json"}, "Accept": {"application/json"},
+	}, nil
+}
+
+// Prove implements Prover: an admin key that reads a key may end it, for Anthropic's admin keys have no scopes.
+func (a *anthropic) Prove(ctx context.Context, keys []Key) []broker.Proof {
+	var list []broker.Proof
+	for _, k := range keys {
+		proof := broker.Proof{Right: "ending key " + k.Name, State: broker.Proven, How: "the admin key reads it"}
+		address, header, err := a.request(k)
+		var seen reply
+		if err == nil {
+			seen, err = a.do(ctx, "api_keys.get", http.MethodGet, address, header, nil)
+		}
+		var key struct{ ID string }
+		switch e := a.meaning(seen); {
+		case err != nil:
+			proof = broker.NotProvenBy(proof.Right, err)
+		case seen.good() && json.Unmarshal(seen.body, &key) == nil && key.ID == k.VendorID:
+		case e.Code == broker.CodeUpstreamRefused:
+			proof.State, proof.How = broker.Lacking, broker.AsError(a.missing(seen, e)).Message
+		default:
+			proof = broker.NotProvenBy(proof.Right, e)
+		}
+		list = append(list, proof)
+	}
+	return list
+}
+
 func isUs(r reply) bool {
 	return r.status == http.StatusUnauthorized || r.status == http.StatusForbidden || r.status < 400
 }
 
 func (a *anthropic) missing(r reply, e *broker.Error) error {
-	if r.status != http.StatusNotFound {
+	if r.status != http.StatusNotFound || !a.genuine(r) {
 		return e
 	}
 	return broker.Errorf(broker.CodeUpstreamRefused,

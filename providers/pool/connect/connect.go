@@ -31,6 +31,11 @@ type Ender interface {
 	Revoke() (broker.RevokeMode, time.Duration)
 }
 
+// Prover is an Ender that can find out whether it may end keys, by calls that change nothing.
+type Prover interface {
+	Prove(ctx context.Context, keys []Key) []broker.Proof
+}
+
 // Maker makes a key for a task, and ends it by the name that it was given, also when nothing else is known of it.
 type Maker interface {
 	// Make makes a key of that name, which must be unique: a version's id. Unless it fails with broker.ErrNotMinted the

@@ -18,7 +18,7 @@ import (
 
 // HTTP ends keys by a call to a hook of the operator's, or right to a vendor's own API. URL and body may hold the
 // placeholders {{.Name}}, {{.VendorID}} and {{.Fingerprint}} (SHA-256, hexadecimal). Any answer of the 200s but 202 says
-// that the key is refused from now on; the same call may come again and must then be answered in the same way.
+// that the key is refused from now on, unless it is an HTML page, as of a login or a gateway; the same call may come again and must then be answered in the same way.
 //
 // With a secret the call bears `Taskpass-Signature: t=<Unix seconds>,v1=<HMAC-SHA256 of "<t>.<body>", hexadecimal>`, the
 // form of Stripe's webhooks. It covers the body and not the URL: a hook should obey the body, and refuse an old time.
@@ -166,7 +166,7 @@ func (h *hook) End(ctx context.Context, k Key) (broker.Revocation, error) {
 		}
 		header.Set(SignatureHeader, sign(secret, h.clock(), body))
 	}
-	r, err := h.do(ctx, h.cfg.Method, fillURL(h.cfg.URL, values), header, body)
+	r, err := h.do(ctx, "hook", h.cfg.Method, fillURL(h.cfg.URL, values), header, body)
 	if err != nil {
 		return broker.Revocation{}, err
 	}
@@ -179,6 +179,9 @@ func (h *hook) End(ctx context.Context, k Key) (broker.Revocation, error) {
 		e := broker.Errorf(broker.CodeUpstreamError, "the hook has accepted the call and not done it yet (HTTP 202)").Because(h.cause(r))
 		e.RetryAfter = h.retryAfter(r.header)
 		return broker.Revocation{}, e
+	case r.good() && r.isPage():
+		return broker.Revocation{}, broker.Errorf(broker.CodeUpstreamError, "the hook's answer is an HTML page (HTTP %d), so it counts as a gateway's and not as the hook's: "+
+			"the operator should check http.url, and what is on the way to it", r.status).Because(h.cause(r))
 	case r.good():
 		return h.ended(result, lagOf(h.cfg.Lag), "hook_confirmed"), nil
 	case h.cfg.Absent == "ended" && (r.status == http.StatusNotFound || r.status == http.StatusGone):
@@ -208,4 +211,11 @@ func sign(secret broker.Secret, at time.Time, body []byte) string {
 	mac.Write([]byte(t + "."))
 	mac.Write(body)
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
+}
+
+// isPage tells whether an answer is for a person: something on the way wrote it.
+func (r reply) isPage() bool {
+	kind := strings.ToLower(r.header.Get("Content-Type"))
+	return strings.HasPrefix(kind, "text/html") || strings.HasPrefix(kind, "application/xhtml+xml") ||
+		strings.HasPrefix(http.DetectContentType(r.body), "text/html")
 }

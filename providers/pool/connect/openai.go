@@ -58,8 +58,10 @@ func newOpenAI(cfg OpenAI, w Wire) (*openAI, error) {
 	if _, err := cfg.AdminKey.Resolve(); err != nil {
 		return nil, err
 	}
+	v := newVendor("OpenAI", "X-Request-Id", "openai.admin_key: it must be an admin key (sk-admin-…) that may manage the project's service accounts", w)
+	v.errors = true
 	return &openAI{
-		newVendor("OpenAI", "X-Request-Id", "openai.admin_key: it must be an admin key (sk-admin-…) that may manage the project's service accounts", w), cfg,
+		v, cfg,
 		strings.TrimRight(cfg.Endpoint, "/") + "/v1/organization/projects/" + url.PathEscape(cfg.Project) + "/service_accounts",
 	}, nil
 }
@@ -94,7 +96,7 @@ func (o *openAI) Make(ctx context.Context, name string) (broker.Secret, string, 
 	if err != nil {
 		return fail(unsent{broker.Errorf(broker.CodeInvalidRequest, "no key can have this name").Because(err)})
 	}
-	r, err := o.do(ctx, http.MethodPost, o.accounts, header, body)
+	r, err := o.do(ctx, "service_accounts.create", http.MethodPost, o.accounts, header, body)
 	if err != nil {
 		return fail(err)
 	}
@@ -118,10 +120,10 @@ func (o *openAI) Make(ctx context.Context, name string) (broker.Secret, string, 
 // unmade says what a refused Make means. A definite refusal proves that nothing was made.
 func (o *openAI) unmade(r reply) error {
 	e := o.meaning(r)
-	if r.status == http.StatusNotFound {
+	if r.status == http.StatusNotFound && o.genuine(r) {
 		e = broker.Errorf(broker.CodeUpstreamRefused, "OpenAI finds no such project: the operator should check openai.project, and that it is not archived").Because(o.cause(r))
 	}
-	if r.status >= 400 && r.status < 500 && r.status != http.StatusRequestTimeout {
+	if o.definite(r) {
 		return unsent{e}
 	}
 	return e
@@ -169,7 +171,7 @@ func (o *openAI) named(ctx context.Context, header http.Header, name string) ([]
 		if after != "" {
 			address += "&after=" + url.QueryEscape(after)
 		}
-		r, err := o.do(ctx, http.MethodGet, address, header.Clone(), nil)
+		r, err := o.do(ctx, "service_accounts.list", http.MethodGet, address, header.Clone(), nil)
 		if err != nil {
 			return nil, err
 		}
@@ -208,7 +210,7 @@ func (o *openAI) unlisted(r reply, after string) error {
 	switch {
 	case after != "" && (r.status == http.StatusBadRequest || r.status == http.StatusNotFound):
 		return broker.Errorf(broker.CodeUpstreamError, "the list of OpenAI's service accounts changed while it was read").Because(o.cause(r))
-	case r.status == http.StatusNotFound:
+	case r.status == http.StatusNotFound && o.genuine(r):
 		return broker.Errorf(broker.CodeUpstreamRefused, "OpenAI finds no such project: the operator should check openai.project").Because(o.cause(r))
 	}
 	return o.meaning(r)
@@ -216,11 +218,11 @@ func (o *openAI) unlisted(r reply, after string) error {
 
 // remove tells whether OpenAI says that it deleted the account; false: that it has none.
 func (o *openAI) remove(ctx context.Context, header http.Header, id string) (bool, error) {
-	r, err := o.do(ctx, http.MethodDelete, o.accounts+"/"+url.PathEscape(id), header.Clone(), nil)
+	r, err := o.do(ctx, "service_accounts.delete", http.MethodDelete, o.accounts+"/"+url.PathEscape(id), header.Clone(), nil)
 	switch {
 	case err != nil:
 		return false, err
-	case r.status == http.StatusNotFound:
+	case r.status == http.StatusNotFound && o.genuine(r):
 		return false, nil
 	case !r.good():
 		return false, o.meaning(r)

@@ -3,8 +3,8 @@ package connect
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -32,6 +32,7 @@ type vendor struct {
 	name   string // as errors call it
 	idName string // the header in which its answers bear their id
 	look   string // what the operator should look at when the vendor does not let us in
+	errors bool   // its errors are JSON with an error in it; false: they may have any form
 	client *http.Client
 	clock  func() time.Time
 }
@@ -53,6 +54,7 @@ func newVendor(name, idName, look string, w Wire) vendor {
 
 // reply is what came back. Its body may hold a secret and must go nowhere.
 type reply struct {
+	action string
 	status int
 	header http.Header
 	body   []byte
@@ -69,7 +71,9 @@ func (u unsent) Unwrap() []error { return []error{u.err, broker.ErrNotMinted} }
 
 // do sends one request and reads the answer whole. An error means that there was none: net/http's own text is not kept,
 // for it may quote what came back.
-func (v vendor) do(ctx context.Context, method, address string, header http.Header, body []byte) (reply, error) {
+//
+// action is what the log calls it.
+func (v vendor) do(ctx context.Context, action, method, address string, header http.Header, body []byte) (reply, error) {
 	var sent atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaderField: func(string, []string) { sent.Store(true) },
@@ -85,25 +89,27 @@ func (v vendor) do(ctx context.Context, method, address string, header http.Head
 	r.Header = header
 	got, err := v.client.Do(r)
 	if err != nil {
-		return reply{}, v.unread(ctx, sent.Load())
+		return reply{}, v.unread(ctx, action, sent.Load())
 	}
 	defer got.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(got.Body, maxReply+1))
 	if err != nil {
-		return reply{}, v.unread(ctx, true)
+		return reply{}, v.unread(ctx, action, true)
 	}
 	if len(text) > maxReply {
-		return reply{}, broker.Errorf(broker.CodeUpstreamError, "the answer of %s is larger than %d bytes", v.name, maxReply)
+		return reply{}, broker.Errorf(broker.CodeUpstreamError, "the answer of %s is larger than %d bytes", v.name, maxReply).
+			Because(v.cause(reply{action, got.StatusCode, got.Header, nil}))
 	}
-	return reply{got.StatusCode, got.Header, text}, nil
+	return reply{action, got.StatusCode, got.Header, text}, nil
 }
 
-func (v vendor) unread(ctx context.Context, sent bool) error {
+func (v vendor) unread(ctx context.Context, action string, sent bool) error {
 	var e *broker.Error
+	none := broker.VendorAnswer{Vendor: v.name, Action: action}
 	if err := ctx.Err(); err != nil {
-		e = broker.Errorf(broker.CodeUpstreamTimeout, "%s did not answer in time", v.name).Because(err)
+		e = broker.Errorf(broker.CodeUpstreamTimeout, "%s did not answer in time", v.name).Because(errors.Join(err, none))
 	} else {
-		e = broker.Errorf(broker.CodeUpstreamError, "%s could not be reached, or its answer could not be read", v.name)
+		e = broker.Errorf(broker.CodeUpstreamError, "%s could not be reached, or its answer could not be read", v.name).Because(none)
 	}
 	if !sent {
 		return unsent{e}
@@ -111,29 +117,43 @@ func (v vendor) unread(ctx context.Context, sent bool) error {
 	return e
 }
 
-// answered is what is kept of an answer for the log: never its body.
-type answered struct {
-	vendor string
-	status int
-	id     string
-}
-
-func (a answered) Error() string {
-	return fmt.Sprintf("%s answered %d (request %s)", a.vendor, a.status, a.id)
-}
-
+// cause is what is kept of an answer for the log: never its body.
 func (v vendor) cause(r reply) error {
-	a := answered{v.name, r.status, "without an id"}
+	a := broker.VendorAnswer{Vendor: v.name, Action: r.action, Status: r.status}
 	if id := r.header.Get(v.idName); broker.ValidID(id) {
-		a.id = id
+		a.RequestID = id
+	}
+	if told := v.told(r); told != nil && !r.good() {
+		for _, code := range []string{told.Type, told.Code} {
+			if broker.ValidID(code) && len(code) <= 64 {
+				a.Code = code
+			}
+		}
 	}
 	return a
 }
+
+// told is the error in an answer; nil: it has none in the vendor's form.
+func (v vendor) told(r reply) *vendorError {
+	var body struct{ Error *vendorError }
+	if json.Unmarshal(r.body, &body) != nil {
+		return nil
+	}
+	return body.Error
+}
+
+type vendorError struct{ Type, Code string }
+
+// genuine tells whether a refusal is the vendor's, and not one of something on the way to it.
+func (v vendor) genuine(r reply) bool { return !v.errors || v.told(r) != nil }
 
 // meaning says what an answer means that is not the one that was hoped for.
 func (v vendor) meaning(r reply) *broker.Error {
 	cause := v.cause(r)
 	switch {
+	case r.status >= 400 && r.status < 500 && r.status != http.StatusRequestTimeout && r.status != http.StatusTooManyRequests && !v.genuine(r):
+		return broker.Errorf(broker.CodeUpstreamError, "what answered for %s (HTTP %d) has not the form of its answers: "+
+			"the operator should check proxies and gateways on the way, and the endpoint", v.name, r.status).Because(cause)
 	case r.status == http.StatusUnauthorized || r.status == http.StatusForbidden:
 		return broker.Errorf(broker.CodeUpstreamRefused, "%s refuses the broker itself (HTTP %d): the operator should check %s",
 			v.name, r.status, v.look).Because(cause)
@@ -143,7 +163,7 @@ func (v vendor) meaning(r reply) *broker.Error {
 			e.RetryAfter = throttlePause
 		}
 		return e
-	case r.status >= 500 || r.status == http.StatusRequestTimeout:
+	case r.status >= 500 || doubtful[r.status]:
 		e := broker.Errorf(broker.CodeUpstreamError, "%s failed (HTTP %d)", v.name, r.status).Because(cause)
 		e.RetryAfter = v.retryAfter(r.header)
 		return e
@@ -154,6 +174,15 @@ func (v vendor) meaning(r reply) *broker.Error {
 		return broker.Errorf(broker.CodeUpstreamError, "the answer of %s could not be understood (HTTP %d)", v.name, r.status).Because(cause)
 	}
 	return broker.Errorf(broker.CodeUpstreamRefused, "%s refused the request (HTTP %d)", v.name, r.status).Because(cause)
+}
+
+// doubtful are the statuses below 500 that pass by themselves, and after which something may have been done: time-outs,
+// conflicts with another call, failed dependencies.
+var doubtful = map[int]bool{http.StatusRequestTimeout: true, http.StatusConflict: true, http.StatusFailedDependency: true, http.StatusTooEarly: true}
+
+// definite tells whether the vendor itself refused, so that nothing was done.
+func (v vendor) definite(r reply) bool {
+	return r.status >= 400 && r.status < 500 && !doubtful[r.status] && v.genuine(r)
 }
 
 // retryAfter reads the header's two forms, seconds and a date; zero if there is none.

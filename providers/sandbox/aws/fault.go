@@ -10,7 +10,7 @@ import (
 // FaultKind is what goes wrong.
 type FaultKind int
 
-// The kinds of fault. All but DropReply, SlowReply and StaleRead happen instead of the
+// The kinds of fault. All but DropReply, SlowReply, StaleRead and Lie happen instead of the
 // work.
 const (
 	// Throttle answers 400 Throttling "Rate exceeded" (S3: 503 SlowDown).
@@ -34,13 +34,15 @@ const (
 	LimitExceeded
 	// Refuse answers Status and Code.
 	Refuse
+	// Lie does the work, and answers 200 with what Edit makes of the true answer's body.
+	Lie
 	hold // see Hold
 )
 
 // String names the kind.
 func (k FaultKind) String() string {
 	names := [...]string{"", "Throttle", "AccessDenied", "ServerError", "DropReply", "Hang", "SlowReply",
-		"StaleRead", "LimitExceeded", "Refuse", "hold"}
+		"StaleRead", "LimitExceeded", "Refuse", "Lie", "hold"}
 	if k < 1 || int(k) >= len(names) {
 		return fmt.Sprintf("FaultKind(%d)", int(k))
 	}
@@ -61,6 +63,8 @@ type Fault struct {
 	Code   string
 	// Body, for ServerError, is sent as it is instead of the vendor's XML.
 	Body string
+	// Edit is Lie's, which must have it.
+	Edit func(body string) string
 	// Delay is for SlowReply.
 	Delay time.Duration
 	// Times is how many calls it befalls. Zero: one. Negative: all, until ClearFaults.
@@ -71,7 +75,7 @@ type Fault struct {
 
 // Inject queues a fault. It panics on a kind that does not exist: only tests call it.
 func (s *Server) Inject(f Fault) {
-	if f.Kind < Throttle || f.Kind > Refuse || f.Kind == Refuse && (f.Status < 400 || f.Status > 599 || f.Code == "") {
+	if f.Kind < Throttle || f.Kind > Lie || f.Kind == Lie && f.Edit == nil || f.Kind == Refuse && (f.Status < 400 || f.Status > 599 || f.Code == "") {
 		panic("sandbox aws: no such fault: " + f.Kind.String())
 	}
 	s.faults.Add(f, f.Times)
@@ -105,6 +109,11 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, c *call) {
 	case StaleRead:
 		c.stale = true
 		s.serve(w, c)
+	case Lie:
+		held := &heldReply{header: http.Header{}}
+		s.serve(held, c)
+		setRequestID(w, c)
+		_, _ = w.Write([]byte(f.Edit(string(held.body))))
 	case hold:
 		s.serveHeld(w, c, f.held)
 	default:

@@ -21,6 +21,9 @@ func (s *Server) serveIAM(w http.ResponseWriter, c *call) *apiError {
 	if policyCalls[c.action] != nil {
 		return s.servePolicy(w, c)
 	}
+	if c.action == "SimulatePrincipalPolicy" {
+		return s.simulatePrincipalPolicy(w, c)
+	}
 	do, ok := map[string]func(http.ResponseWriter, *call, *role) *apiError{
 		"GetRole":                  s.getRole,
 		"PutRolePolicy":            s.putRolePolicy,

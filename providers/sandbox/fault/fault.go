@@ -14,7 +14,7 @@ import (
 // Kind is what goes wrong.
 type Kind int
 
-// The kinds. All but DropReply happen instead of the work.
+// The kinds. All but DropReply and Lie happen instead of the work.
 const (
 	// Refuse answers Status.
 	Refuse Kind = iota + 1
@@ -27,14 +27,17 @@ const (
 	Hang
 	// Verbatim answers Status with Body as it is.
 	Verbatim
+	// Lie does the work, and answers with what Edit makes of the true answer's body.
+	Lie
 )
 
 // Fault is something that goes wrong with requests that were let in.
 type Fault struct {
-	Action     string // which requests: the name that the stand-in gives them. Empty: any.
-	Kind       Kind   // required
-	Status     int    // of Refuse and Verbatim
-	Body       string // of Verbatim
+	Action     string                   // which requests: the name that the stand-in gives them. Empty: any.
+	Kind       Kind                     // required
+	Status     int                      // of Refuse and Verbatim
+	Body       string                   // of Verbatim
+	Edit       func(body []byte) []byte // of Lie
 	Header     http.Header
 	RetryAfter time.Duration // of Throttle and Refuse, in whole seconds
 	Times      int           // how many requests it befalls. Zero: one. Negative: all, until Clear.
@@ -61,7 +64,7 @@ func New() *Queue {
 
 // Inject queues a fault. It panics on one that cannot be: only tests call it.
 func (q *Queue) Inject(f Fault) {
-	if f.Kind < Refuse || f.Kind > Verbatim || (f.Kind == Refuse || f.Kind == Verbatim) && (f.Status < 200 || f.Status > 599) {
+	if f.Kind < Refuse || f.Kind > Lie || f.Kind == Lie && f.Edit == nil || (f.Kind == Refuse || f.Kind == Verbatim) && (f.Status < 200 || f.Status > 599) {
 		panic(fmt.Sprintf("sandbox fault: kind %d with status %d", f.Kind, f.Status))
 	}
 	q.faults.Add(f, f.Times)
@@ -126,6 +129,12 @@ func (q *Queue) Serve(w http.ResponseWriter, r *http.Request, action string, do 
 		panic(http.ErrAbortHandler)
 	case Throttle:
 		refuse(w, http.StatusTooManyRequests)
+	case Lie:
+		kept := &keeper{nowhere: nowhere{w.Header()}}
+		do(kept, r)
+		w.Header().Del("Content-Length")
+		w.WriteHeader(max(kept.status, http.StatusOK))
+		_, _ = w.Write(f.Edit(kept.body))
 	case Verbatim:
 		w.WriteHeader(f.Status)
 		_, _ = w.Write([]byte(f.Body))
@@ -140,3 +149,17 @@ type nowhere struct{ header http.Header }
 func (n nowhere) Header() http.Header          { return n.header }
 func (nowhere) WriteHeader(int)                {}
 func (nowhere) Write(body []byte) (int, error) { return len(body), nil }
+
+// keeper keeps an answer back.
+type keeper struct {
+	nowhere
+	status int
+	body   []byte
+}
+
+func (k *keeper) WriteHeader(status int) { k.status = status }
+
+func (k *keeper) Write(body []byte) (int, error) {
+	k.body = append(k.body, body...)
+	return len(body), nil
+}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"cloud.google.com/go/iam/admin/apiv1/adminpb"
+	"cloud.google.com/go/iam/apiv1/iampb"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -23,7 +24,7 @@ func (s *Server) named(ctx context.Context, name, permission string) (*account, 
 	if !ok {
 		return nil, invalidArgument("name", "Invalid form.")
 	}
-	if callerOf(ctx) != s.cfg.BrokerEmail || project != "-" && project != s.cfg.Project {
+	if callerOf(ctx) != s.cfg.BrokerEmail || project != "-" && project != s.cfg.Project || slices.Contains(s.cfg.BrokerLacks, permission) {
 		return nil, permissionDenied(permission, name)
 	}
 	a := s.find(id)
@@ -152,6 +153,29 @@ func (s *Server) keyOf(ctx context.Context, name, permission string) (*key, erro
 		return nil, refuse(codes.NotFound, "Service account key "+id+" does not exist.")
 	}
 	return k, nil
+}
+
+// TestIamPermissions implements adminpb.IAMServer by the same rules that the calls are held to: the broker looks after
+// accounts, and token creators make tokens. It needs no permission.
+func (i adminService) TestIamPermissions(ctx context.Context, in *iampb.TestIamPermissionsRequest) (*iampb.TestIamPermissionsResponse, error) {
+	s := i.s
+	_, id, ok := accountOf(in.GetResource())
+	if !ok {
+		return nil, invalidArgument("resource", "Invalid form.")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out, caller, a := &iampb.TestIamPermissionsResponse{}, callerOf(ctx), s.find(id)
+	for _, permission := range in.GetPermissions() {
+		has := caller == s.cfg.BrokerEmail && !slices.Contains(s.cfg.BrokerLacks, permission)
+		if permission == "iam.serviceAccounts.getAccessToken" || permission == "iam.serviceAccounts.getOpenIdToken" {
+			has = a != nil && a.creators[caller]
+		}
+		if has && a != nil {
+			out.Permissions = append(out.Permissions, permission)
+		}
+	}
+	return out, nil
 }
 
 // ListServiceAccountKeys implements adminpb.IAMServer. Expired keys stay on the list.

@@ -20,7 +20,7 @@ import (
 // FaultKind is what goes wrong.
 type FaultKind int
 
-// The kinds of fault. All but DropReply and SlowReply happen instead of the work.
+// The kinds of fault. All but DropReply, SlowReply and Lie happen instead of the work.
 const (
 	// Unavailable answers UNAVAILABLE (HTTP: 503).
 	Unavailable FaultKind = iota + 1
@@ -39,6 +39,8 @@ const (
 	SlowReply
 	// NotSeen answers NOT_FOUND (HTTP: 404) for what is there: IAM is eventually consistent.
 	NotSeen
+	// Lie does the work, and lets Edit change the answer: a pointer to the method's reply. For the gRPC services.
+	Lie
 )
 
 // RetryDelay is what an Exhausted answer's RetryInfo says.
@@ -46,7 +48,7 @@ const RetryDelay = 7 * time.Second
 
 // String names the kind.
 func (k FaultKind) String() string {
-	names := [...]string{"", "Unavailable", "Internal", "Exhausted", "Denied", "DropReply", "Hang", "SlowReply", "NotSeen"}
+	names := [...]string{"", "Unavailable", "Internal", "Exhausted", "Denied", "DropReply", "Hang", "SlowReply", "NotSeen", "Lie"}
 	if k < 1 || int(k) >= len(names) {
 		return fmt.Sprintf("FaultKind(%d)", int(k))
 	}
@@ -62,6 +64,8 @@ type Fault struct {
 	Kind FaultKind
 	// Message replaces Google's message.
 	Message string
+	// Edit is Lie's, which must have it.
+	Edit func(reply any)
 	// Delay is for SlowReply.
 	Delay time.Duration
 	// Times is how many calls it befalls. Zero: one. Negative: all, until ClearFaults.
@@ -73,7 +77,7 @@ type Fault struct {
 
 // Inject queues a fault. It panics on a kind that does not exist: only tests call it.
 func (s *Server) Inject(f Fault) {
-	if f.Kind < Unavailable || f.Kind > NotSeen {
+	if f.Kind < Unavailable || f.Kind > Lie || f.Kind == Lie && f.Edit == nil {
 		panic("sandbox gcp: no such fault: " + f.Kind.String())
 	}
 	s.faults.Add(f, f.Times)
@@ -153,6 +157,13 @@ func (s *Server) intercept(ctx context.Context, in any, info *grpc.UnaryServerIn
 		timer := time.NewTimer(f.Delay)
 		defer timer.Stop()
 		s.wait(ctx, timer.C)
+		return out, err
+	case Lie:
+		f.met()
+		out, err := next(ctx, in)
+		if err == nil {
+			f.Edit(out)
+		}
 		return out, err
 	default:
 		f.met()

@@ -41,6 +41,8 @@ type Config struct {
 	// KeysExhausted answers an eleventh key with RESOURCE_EXHAUSTED and a RetryInfo of a
 	// day, in place of FAILED_PRECONDITION.
 	KeysExhausted bool
+	// BrokerLacks are permissions on service accounts that the broker's identity has not.
+	BrokerLacks []string
 	// Overlong is how much longer than asked tokens and keys live.
 	Overlong time.Duration
 	// Recertify shows keys in certificates of the server's own, in place of the uploaded.
