@@ -25,14 +25,16 @@ import (
 
 // Config says which database and how much of it.
 type Config struct {
-	URL      broker.Secret // postgres://…; it may bear a password
-	MaxConns int32         // zero: 16
-	Logger   *slog.Logger  // nil: nothing is logged
+	URL       broker.Secret // postgres://…; it may bear a password
+	MaxConns  int32         // for issuing and everything else that changes something; zero: 16
+	ReadConns int32         // for lists and searches, see Reading; zero: 4
+	Logger    *slog.Logger  // nil: nothing is logged
 }
 
 // Store is the ledger. It is safe for concurrent use; close it when done.
 type Store struct {
 	pool      *pgxpool.Pool
+	separate  pools
 	q         *db.Queries
 	committer *committer
 	watchers  *watchers
@@ -46,10 +48,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, errors.New("the database URL is not valid") // the parser's error may quote the password
 	}
-	pc.MaxConns = 16
-	if cfg.MaxConns > 0 {
-		pc.MaxConns = cfg.MaxConns
-	}
+	pc.MaxConns = orDefault(cfg.MaxConns, 16)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -65,8 +64,20 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
+	separate, err := openSeparate(ctx, pc, orDefault(cfg.ReadConns, 4))
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &Store{pool: pool, separate: separate, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
 		locks: make(chan struct{}, pc.MaxConns)}, nil
+}
+
+func orDefault(n, usual int32) int32 {
+	if n > 0 {
+		return n
+	}
+	return usual
 }
 
 func setDefault(m map[string]string, key, value string) {
@@ -79,10 +90,11 @@ func setDefault(m map[string]string, key, value string) {
 func (s *Store) Close() {
 	s.committer.close()
 	s.watchers.close()
+	s.separate.close()
 	s.pool.Close()
 }
 
-// Pool lends the connections to the packages that read the same database.
+// Pool lends the connections to the packages that work on the same database.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
 // Check tells why the database cannot be worked with: out of reach, not migrated to at least the given version, read
