@@ -76,6 +76,7 @@ type watches struct {
 	reads int                       // that have begun
 	loop  bool                      // it runs
 	wake  chan struct{}             // holds a signal when there is something to do
+	stop  context.CancelFunc        // of the read under way; nil: there is none
 }
 
 // watch is one who waits. news holds the latest state that it has not looked at.
@@ -120,6 +121,9 @@ func (h *watches) leave(w *watch) {
 	}
 	if len(h.by) == 0 {
 		h.signal()
+		if h.stop != nil {
+			h.stop() // nobody is left for whom it is read
+		}
 	}
 }
 
@@ -223,6 +227,12 @@ func (h *watches) look(ids []CredentialID, number int) {
 func (h *watches) safely(ids []CredentialID) (list []Credential, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), watchRead)
 	defer cancel()
+	h.mu.Lock()
+	h.stop = cancel
+	if len(h.by) == 0 {
+		cancel()
+	}
+	h.mu.Unlock()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic of type %T", r)
