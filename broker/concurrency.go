@@ -52,12 +52,11 @@ func (l *Limiter) Open() int {
 }
 
 // Acquire counts one more for the caller, or refuses with rate_limited. release must be called when it is over; calling
-// it again does nothing. A caller that is not authenticated is counted by its network address.
+// it again does nothing. A caller that is not authenticated is counted by its network address, and by Auth if it is set.
 func (l *Limiter) Acquire(c Caller) (release func(), err error) {
 	caller, token := c.Name, c.Auth
 	if caller == "" {
 		caller = "address " + network(c.Addr) // no caller's name has a space
-		token = caller
 	}
 	token = caller + " " + token
 	l.mu.Lock()
@@ -103,7 +102,7 @@ type Concurrency struct {
 	Searches  *Limiter // lists, searches, proofs and pages of the console that are being read
 	Exports   *Limiter // streams of the audit record
 	LivePages *Limiter // pages of the console that are being followed
-	Lookups   *Limiter // requests whose token is being looked up, by address
+	Lookups   *Limiter // requests whose token is being looked up, by token and address
 }
 
 // ConcurrencyBounds are the bounds of each limiter. Zero values are filled in from DefaultConcurrency.
@@ -117,9 +116,9 @@ var DefaultConcurrency = ConcurrencyBounds{
 	Requests:  Bounds{PerToken: 512, PerCaller: 1024, Total: 4096},
 	Watches:   Bounds{PerToken: 512, PerCaller: 2048, Total: 8192},
 	Searches:  Bounds{PerToken: 4, PerCaller: 8, Total: 32},
-	Exports:   Bounds{PerToken: 2, PerCaller: 2, Total: 8},
-	LivePages: Bounds{PerToken: 16, PerCaller: 16, Total: 64},
-	Lookups:   Bounds{PerToken: 1024, PerCaller: 1024, Total: 4096},
+	Exports:   Bounds{PerToken: 2, PerCaller: 4, Total: 8},
+	LivePages: Bounds{PerToken: 16, PerCaller: 32, Total: 64},
+	Lookups:   Bounds{PerToken: 1024, PerCaller: 8192, Total: 16384},
 }
 
 // NewConcurrency makes the limiters.

@@ -41,8 +41,9 @@ type node struct {
 	broker  *broker.Broker
 	callers *auth.Authenticator
 	server  *http.Server
-	record  *audit.Log
-	tree    *auditTree // nil: nothing is signed
+	record  *audit.Log          // on the connections of issuing: for what the broker itself writes
+	limits  *broker.Concurrency // of the API and the console
+	tree    *auditTree          // nil: nothing is signed
 	schema  int64
 
 	profiles broker.Profiles // as opened
@@ -71,7 +72,8 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		return nil, err
 	}
 	n.store, err = store.Open(ctx, store.Config{
-		URL: url, MaxConns: int32(file.Database.MaxConnections), Logger: logger, //nolint:gosec // checked: at most 1000
+		URL: url, Logger: logger,
+		MaxConns: int32(file.Database.MaxConnections), ReadConns: int32(file.Database.ReadConnections), //nolint:gosec // checked: at most 1000
 	})
 	if err != nil {
 		return nil, err
@@ -95,9 +97,9 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		}
 	}()
 	n.profiles = profiles
-	watch := metrics.New(n.store)
+	watch := metrics.New(n.store.Reading())
 	n.broker, err = broker.New(broker.Config{
-		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
+		Ledger: n.store, Lists: n.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
 		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
 	})
 	if err != nil {
@@ -105,8 +107,10 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	}
 	n.callers = auth.New(n.store, nil)
 	n.record = audit.NewLog(n.store.Pool())
+	n.limits = broker.NewConcurrency(file.Concurrency.Broker())
+	auditors := audit.NewLog(n.store.Reading().Pool())
 	surface := openapi.Config{
-		Broker: n.broker, Audit: n.record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
+		Broker: n.broker, Audit: auditors, Limits: n.limits, Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
 		Metrics: watch.Handler(), Requests: watch.Request,
 	}
@@ -117,7 +121,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 		surface.Tree = n.tree.log
 		watch.WatchTree(n.tree.state)
 	}
-	if surface.Console, err = n.newConsole(n.record, sealer); err != nil {
+	if surface.Console, err = n.newConsole(auditors, sealer); err != nil {
 		return nil, err
 	}
 	handler, err := openapi.New(surface)
@@ -247,6 +251,7 @@ func (n *node) reload(ctx context.Context, file *config.File) error {
 		return err
 	}
 	n.broker.SetLimits(file.Limits.Broker())
+	n.limits.Set(file.Concurrency.Broker())
 	if err := n.broker.ConfigLoaded(ctx, file.Fingerprint()); err != nil {
 		return errors.Join(errors.New("the new profiles are in force, but that is not on the audit record"), err)
 	}
