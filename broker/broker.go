@@ -85,12 +85,11 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Reached == nil {
 		cfg.Reached = func(string) {}
 	}
-	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger.CredentialsByID)}
+	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger)}
 	b.SetLimits(cfg.Limits)
 	if err := b.SetProfiles(cfg.Profiles); err != nil {
 		return nil, err
 	}
-	cfg.Ledger.OnChange(b.watches.changed)
 	return b, nil
 }
 

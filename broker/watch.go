@@ -68,13 +68,14 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 // watches are the credentials that somebody watches in this process, and the one loop that reads them. The loop runs
 // while there is a watch, and ends with the last.
 type watches struct {
-	read func(context.Context, []CredentialID) ([]Credential, error)
+	ledger Versions
 
 	mu    sync.Mutex
 	by    map[CredentialID]map[*watch]struct{}
 	due   map[CredentialID]struct{} // to be read next
 	reads int                       // that have begun
 	loop  bool                      // it runs
+	heard bool                      // the ledger tells of changes
 	wake  chan struct{}             // holds a signal when there is something to do
 	stop  context.CancelFunc        // of the read under way; nil: there is none
 }
@@ -91,12 +92,18 @@ type state struct {
 	err error
 }
 
-func newWatches(read func(context.Context, []CredentialID) ([]Credential, error)) *watches {
-	return &watches{read: read, by: map[CredentialID]map[*watch]struct{}{}, due: map[CredentialID]struct{}{}, wake: make(chan struct{}, 1)}
+func newWatches(ledger Versions) *watches {
+	return &watches{ledger: ledger, by: map[CredentialID]map[*watch]struct{}{}, due: map[CredentialID]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
 func (h *watches) join(id CredentialID) *watch {
 	h.mu.Lock()
+	if !h.heard {
+		h.heard = true
+		h.mu.Unlock()
+		h.ledger.OnChange(h.changed) // not below the lock: it has one of its own, below which it calls changed
+		h.mu.Lock()
+	}
 	defer h.mu.Unlock()
 	w := &watch{id: id, after: h.reads, news: make(chan state, 1)}
 	if h.by[id] == nil {
@@ -238,5 +245,5 @@ func (h *watches) safely(ids []CredentialID) (list []Credential, err error) {
 			err = fmt.Errorf("panic of type %T", r)
 		}
 	}()
-	return h.read(ctx, ids)
+	return h.ledger.CredentialsByID(ctx, ids)
 }

@@ -158,13 +158,20 @@ var unseen = func() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }()
 
+// statusHungUp shows in the log that the client went away before it was answered; nobody receives it.
+const statusHungUp = 499
+
 // fail shows an error in the words that are meant for callers; the cause is for the log.
 func (c *console) fail(w http.ResponseWriter, r *http.Request, s *session, err error) {
+	if r.Context().Err() != nil {
+		w.WriteHeader(statusHungUp)
+		return
+	}
 	e := broker.AsError(err)
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
-	if e.Code.Status() >= http.StatusInternalServerError && r.Context().Err() == nil {
+	if e.Code.Status() >= http.StatusInternalServerError {
 		c.Logger.ErrorContext(r.Context(), "console", "code", e.Code, "error", err, "cause", e.Err)
 	}
 	c.render(w, r, s, e.Code.Status(), view{Title: "Not shown", Template: "fault", Data: e})
