@@ -308,3 +308,47 @@ func TestHangingUpIsNoError(t *testing.T) {
 		return a.call("orch", "POST", "/v1/credentials", request("aws", "t2", `"read"`)).status == http.StatusCreated
 	})
 }
+
+// P12: however many searches an auditor has, and however long they take, they use none of the connections that issuing
+// needs. Here the database does not answer them at all.
+func TestSearchesTakeNoConnectionOfIssuing(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	tx, err := a.admin().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE event_stretches IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	const many = 100
+	share := broker.DefaultConcurrency.Searches.PerToken
+	codes := make(chan int, 2*many)
+	var wg sync.WaitGroup
+	search := func(as string) {
+		wg.Go(func() { codes <- a.call(as, "GET", "/v1/audit/events?since=2026-01-01T00:00:00Z&task_id=x", "").status })
+	}
+	for range many {
+		search("aud")
+	}
+	for range many - share {
+		if code := <-codes; code != http.StatusTooManyRequests {
+			t.Errorf("one more search: %d", code)
+		}
+	}
+	search("ops")
+	eventually(t, "both auditors search", func() bool { return a.limits.Searches.Open() == share+1 })
+	for i := range 20 {
+		a.issued(a.call("orch", "POST", "/v1/credentials", request("aws", fmt.Sprint("t", i), `"read"`)))
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	for range share + 1 {
+		if code := <-codes; code != http.StatusOK {
+			t.Errorf("a search: %d", code)
+		}
+	}
+}
