@@ -48,7 +48,9 @@ func (l *Log) Refusals(ctx context.Context, since time.Time, width time.Duration
 
 // refused counts the refusals of one part of the order, the newest up to the query's limit and one more.
 func (l *Log) refused(ctx context.Context, q Query, in span, width time.Duration, each func(Refused)) error {
-	events, args := q.sql("at, body", in)
+	s := q.search(in, q.Limit+1)
+	s.what, s.conditions = "at, body", append(s.conditions, s.times(q)...)
+	events, args := s.by(q.drivers()[0]), s.args
 	sql := fmt.Sprintf("SELECT date_bin($%d, at, $%d), coalesce(body::json ->> 'code', ''), count(*) FROM (%s) newest GROUP BY 1, 2", len(args)+1, len(args)+2, events)
 	return l.planned(ctx, sql, append(args, width, q.Since), false, func(rows pgx.Rows) error {
 		var r Refused

@@ -6,12 +6,6 @@ import (
 	"strings"
 )
 
-// simple tells whether no more than one value is asked for, at whatever time.
-func (q Query) simple() bool {
-	n := len(q.fields())
-	return n == 0 || n == 1 && q.UpstreamID == ""
-}
-
 // field is a column that is asked for by one value.
 type field struct {
 	column string
@@ -19,25 +13,37 @@ type field struct {
 	value  any
 }
 
-func (q Query) fields() []field {
-	var list []field
+// driver is the value by which a search reads: a field's, or a name's, by their own indexes; the zero driver reads the
+// record in its order.
+type driver struct {
+	field
+	name bool
+}
+
+// drivers are the values that a search can read by, the one that is usually rarest first; never empty.
+func (q Query) drivers() (list []driver) {
 	for _, f := range []struct{ column, where, value string }{
-		{"task_id", " AND task_id <> ''", q.TaskID}, {"agent_id", " AND agent_id <> ''", q.AgentID}, {"caller", "", q.Caller},
-		{"profile", " AND profile <> ''", q.Profile}, {"provider", " AND provider <> ''", q.Provider}, {"type", "", q.Type},
-		{"credential_id", " AND credential_id <> ''", q.CredentialID},
+		{"credential_id", " AND credential_id <> ''", q.CredentialID}, {"task_id", " AND task_id <> ''", q.TaskID},
+		{"agent_id", " AND agent_id <> ''", q.AgentID}, {"type", "", q.Type}, {"caller", "", q.Caller},
+		{"profile", " AND profile <> ''", q.Profile}, {"provider", " AND provider <> ''", q.Provider},
 	} {
 		if f.value != "" {
-			list = append(list, field{f.column, f.where, f.value})
+			list = append(list, driver{field: field{f.column, f.where, f.value}})
 		}
 	}
+	if q.UpstreamID != "" {
+		list = append([]driver{{field: field{value: q.UpstreamID}, name: true}}, list...)
+	}
 	if len(q.Fingerprint) > 0 {
-		list = append(list, field{"fingerprint", " AND fingerprint IS NOT NULL", q.Fingerprint})
+		list = append([]driver{{field: field{"fingerprint", " AND fingerprint IS NOT NULL", q.Fingerprint}}}, list...)
+	}
+	if len(list) == 0 {
+		list = []driver{{}}
 	}
 	return list
 }
 
-// search is a question for the events of a span, while its text is put together. It holds only the conditions in use, so
-// that each combination is planned by what it really asks.
+// search is a question for the events of a span, while its text is put together.
 type search struct {
 	span
 	what       string // of each event
@@ -47,34 +53,68 @@ type search struct {
 	args       []any
 }
 
-// sql asks for one row more than the page, which tells whether there is a next one.
-func (q Query) sql(what string, in span) (string, []any) {
-	s := search{span: in, what: what, conditions: []string{"true"}, order: "DESC", limit: q.Limit + 1}
+// search asks for the first events of a span, at most limit.
+func (q Query) search(in span, limit int) *search {
+	s := &search{span: in, conditions: []string{"true"}, order: "DESC", limit: limit}
 	if q.OldestFirst {
 		s.order = "ASC"
 		s.conditions = append(s.conditions, "xid < pg_snapshot_xmin(pg_current_snapshot())")
 	}
+	return s
+}
+
+// matching is what is asked of an event that has all the query's values and times, the driver's own aside; NULL of others.
+// They are compared in the answer, not in the conditions, so that the events that are passed over count as examined.
+func (s *search) matching(q Query, by driver, what string) string {
+	conditions := s.times(q)
+	for _, d := range q.drivers() {
+		switch {
+		case d.column == by.column && d.name == by.name:
+		case d.name:
+			conditions = append(conditions, s.arg(d.value)+" = ANY (upstream_ids)")
+		default:
+			conditions = append(conditions, d.column+" = "+s.arg(d.value))
+		}
+	}
+	if len(conditions) == 0 {
+		return what
+	}
+	return "CASE WHEN " + strings.Join(conditions, " AND ") + " THEN " + what + " END"
+}
+
+// times are the conditions of the query's times.
+func (s *search) times(q Query) (list []string) {
 	if !q.Since.IsZero() {
-		s.conditions = append(s.conditions, "at >= "+s.arg(q.Since))
+		list = append(list, "at >= "+s.arg(q.Since))
 	}
 	if !q.Until.IsZero() {
-		s.conditions = append(s.conditions, "at < "+s.arg(q.Until))
+		list = append(list, "at < "+s.arg(q.Until))
 	}
-	fields := q.fields()
-	if len(fields) == 1 && q.UpstreamID == "" {
-		return s.own(fields[0], s.arg(fields[0].value), s.bounds()), s.args
+	return list
+}
+
+// by reads by a driver.
+func (s *search) by(d driver) string {
+	switch {
+	case d.name:
+		return s.named(s.arg(d.value))
+	case d.column != "":
+		return s.own(d.field, s.arg(d.value), s.bounds())
+	case s.span == (span{begin, end}):
+		return s.page("events", "", "")
 	}
-	for _, f := range fields {
-		s.conditions = append(s.conditions, f.column+" = "+s.arg(f.value)+f.where)
+	b := s.bounds()
+	return s.page("events", "", fmt.Sprintf(" AND (xid, seq) > (%s) AND (xid, seq) < (%s)", b[0], b[1]))
+}
+
+// probes asks where the last of the first events is, of each driver that has so many.
+func (s *search) probes(list []driver) string {
+	var parts []string
+	s.what = "NULL"
+	for i, d := range list {
+		parts = append(parts, fmt.Sprintf("(SELECT %d, xid, seq FROM (%s) e OFFSET %d LIMIT 1)", i, s.by(d), s.limit-1))
 	}
-	if q.UpstreamID != "" {
-		return s.named(s.arg(q.UpstreamID), len(fields) == 0), s.args
-	}
-	if s.span != (span{begin, end}) {
-		b := s.bounds()
-		return s.page("events", "", fmt.Sprintf(" AND (xid, seq) > (%s) AND (xid, seq) < (%s)", b[0], b[1])), s.args
-	}
-	return s.page("events", "", ""), s.args
+	return strings.Join(parts, " UNION ALL ")
 }
 
 func (s *search) arg(value any) string {
@@ -107,19 +147,14 @@ func (s *search) own(f field, value string, b [2]string) string {
 		f.column, value, b[0], b[1], f.where))
 }
 
-// named finds the events that bear a name, each of them once, by the indexes of migrations/00007_search.sql; alone tells
-// that no other field is asked for.
-func (s *search) named(name string, alone bool) string {
+// named finds the events that bear a name, each of them once, by the indexes of migrations/00007_search.sql.
+func (s *search) named(name string) string {
 	var ways []string
 	b, not := s.bounds(), ""
 	within := fmt.Sprintf(" AND (xid, seq) > (%s) AND (xid, seq) < (%s)", b[0], b[1])
 	for i := 1; i <= 3; i++ {
 		column := fmt.Sprintf("upstream_ids[%d]", i)
-		if alone {
-			ways = append(ways, s.own(field{column: column, where: " AND " + column + " IS NOT NULL" + not}, name, b))
-		} else {
-			ways = append(ways, s.page("events", "", fmt.Sprintf(" AND %s = %s%s", column, name, not+within)))
-		}
+		ways = append(ways, s.own(field{column: column, where: " AND " + column + " IS NOT NULL" + not}, name, b))
 		not += fmt.Sprintf(" AND %s IS DISTINCT FROM %s", column, name)
 	}
 	// Few bear more names, which the planner cannot know: without the barrier it reads the whole record in its order.

@@ -29,7 +29,7 @@ func (l *Log) Note(ctx context.Context) (more bool, err error) {
 
 // whereSQL lists the places where stretches begin that may have events of a time and those that have none, in turn. One
 // of the upper level that has other times too is looked at by its parts. What is not summed up yet, after the last
-// stretch, is looked at itself: it is little, and most often has none.
+// stretch, is looked at itself: it is little, and most often has none. More than 10,000 events there may have some.
 const whereSQL = `WITH upper AS (
 	SELECT *, latest >= $1 AND earliest < $2 AS may, earliest >= $1 AND latest < $2 AS must FROM event_stretches WHERE level = 1
 ), parts AS (
@@ -44,8 +44,9 @@ SELECT after_xid::text::bigint, after_seq, may FROM (
 	SELECT after_xid, after_seq, may, lag(may) OVER (ORDER BY after_xid, after_seq) AS before FROM (
 		SELECT after_xid, after_seq, may FROM upper WHERE may = must UNION ALL SELECT * FROM parts) s) t
 WHERE may IS DISTINCT FROM before
-UNION ALL SELECT xid::text::bigint, seq, coalesce((SELECT true FROM events
-	WHERE (xid, seq) > (last.xid, last.seq) AND at >= $1 AND at < $2 ORDER BY xid, seq LIMIT 1), false)
+UNION ALL SELECT xid::text::bigint, seq, coalesce((SELECT true FROM (
+	SELECT at, row_number() OVER (ORDER BY xid, seq) AS n FROM events WHERE (xid, seq) > (last.xid, last.seq) ORDER BY xid, seq LIMIT 10000) newest
+	WHERE at >= $1 AND at < $2 OR n = 10000 LIMIT 1), false)
 FROM (SELECT xid, seq FROM event_stretches WHERE level = 0 ORDER BY after_xid DESC, after_seq DESC LIMIT 1) last
 ORDER BY 1, 2`
 

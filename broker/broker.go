@@ -16,6 +16,7 @@ type Config struct {
 	Policy   Policy
 	Profiles Profiles
 	Limits   Limits // zero: DefaultLimits
+	Lists    Lists  // where List reads; nil: the Ledger
 
 	Clock    func() time.Time // nil: time.Now
 	Observer Observer         // nil: nobody watches
@@ -52,6 +53,7 @@ type Broker struct {
 	throttles throttles
 	profiles  atomic.Pointer[Profiles]
 	limits    atomic.Pointer[Limits]
+	watches   *watches
 }
 
 // New validates the configuration and makes a Broker.
@@ -65,6 +67,9 @@ func New(cfg Config) (*Broker, error) {
 	orDefault(&cfg.SweepEvery, time.Second)
 	orDefault(&cfg.Backoff, 2*time.Second)
 	orDefault(&cfg.MaxAttempts, 6)
+	if cfg.Lists == nil {
+		cfg.Lists = cfg.Ledger
+	}
 	if cfg.Limits == (Limits{}) {
 		cfg.Limits = DefaultLimits
 	}
@@ -80,7 +85,7 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Reached == nil {
 		cfg.Reached = func(string) {}
 	}
-	b := &Broker{Config: cfg}
+	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger)}
 	b.SetLimits(cfg.Limits)
 	if err := b.SetProfiles(cfg.Profiles); err != nil {
 		return nil, err

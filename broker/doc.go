@@ -34,5 +34,6 @@
 // and reported as what it achieved. P4 state and event commit together. P5 one Idempotency-Key, one credential. P6 never
 // more scope than asked, offered and allowed. P7 no secret in any output but the one answer. P8 a pool key has one
 // holder. P9 after ExpiresAt a credential is dead or stuck. P10 no transaction across an upstream call, no timers in
-// memory. P11 one bad row, vendor or client stops nothing else.
+// memory. P11 one bad row, vendor or client stops nothing else. P12 one tenant cannot see, guess, exhaust or slow down
+// another: whatever is shared has a share for each caller.
 package broker

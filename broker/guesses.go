@@ -2,7 +2,6 @@ package broker
 
 import (
 	"hash/maphash"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -51,12 +50,5 @@ func (g *Guesses) Wrong(addr string) {
 }
 
 func (g *Guesses) bucket(addr string) uint64 {
-	if ip, err := netip.ParseAddr(addr); err == nil {
-		ip = ip.Unmap().WithZone("")
-		addr = ip.String()
-		if net, err := ip.Prefix(64); err == nil && ip.Is6() {
-			addr = net.String()
-		}
-	}
-	return maphash.String(g.seed, addr) % uint64(len(g.full))
+	return maphash.String(g.seed, network(addr)) % uint64(len(g.full))
 }

@@ -113,30 +113,3 @@ func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, kn
 	r.Secret.TaskToken = Secret{} // it was answered when it was issued, to the orchestrator
 	return r, nil
 }
-
-// Watch waits until the credential has a newer version than seen, or is no longer active, and answers its state; after
-// wait it answers that nothing has changed. It looks at the ledger's state, not at a stream of changes: nothing is missed
-// by who was not there.
-func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen int, wait time.Duration) (c Credential, changed bool, err error) {
-	hint, done := b.Ledger.Changes(id)
-	defer done()
-	timeout := time.NewTimer(wait)
-	defer timeout.Stop()
-	look := time.NewTicker(5 * time.Second) // a hint may be lost with its connection
-	defer look.Stop()
-	for {
-		c, err = b.find(ctx, caller, useWatch, id)
-		holds := c.Version.State == StateActive && c.Version.Cause != CauseCutOff || c.Version.State == StateIssuing
-		if err != nil || c.Version.Number > seen || !holds {
-			return c, err == nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return c, false, nil
-		case <-timeout.C:
-			return c, false, nil
-		case <-hint:
-		case <-look.C:
-		}
-	}
-}

@@ -28,6 +28,12 @@ type Ledger interface {
 	Keys
 }
 
+// Lists reads credentials for whoever looks through them: it must not take from issuing what that needs.
+type Lists interface {
+	// Credentials lists by filter, newest first.
+	Credentials(ctx context.Context, f Filter) ([]Credential, error)
+}
+
 // Intent is what is written before any upstream is asked, in one transaction.
 type Intent struct {
 	Credentials []Credential // each with its first version
@@ -97,6 +103,14 @@ type Versions interface {
 	// Changes gives a channel that receives something when the credential may have changed. It is a hint: the ledger is
 	// the truth, and a lost hint costs only time. Call done to end it.
 	Changes(id CredentialID) (changed <-chan struct{}, done func())
+
+	// OnChange has fn called with each credential that may have changed in a way that Changes tells of, and with an empty id
+	// when any may have. fn must return at once. It is called for as long as the ledger is open.
+	OnChange(fn func(CredentialID))
+
+	// CredentialsByID finds those of the ids that there are, at most 256, each as Credential does. It uses none of the
+	// connections that issuing needs.
+	CredentialsByID(ctx context.Context, ids []CredentialID) ([]Credential, error)
 
 	// Claim leases versions of one provider that are due at now: their DueAt moves to now+lease and Attempts counts
 	// up, in one statement, so that no other replica takes them meanwhile and a crash gives them back. They are

@@ -33,7 +33,7 @@ func (b *Broker) List(ctx context.Context, caller Caller, f Filter) ([]Credentia
 	if !caller.ReadsAll() {
 		f.Caller = caller.Name
 	}
-	return b.Ledger.Credentials(ctx, f)
+	return b.Lists.Credentials(ctx, f)
 }
 
 // Revoke ends a credential now, with all its versions. When it returns without error the revocation is durable (P3); the

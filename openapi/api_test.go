@@ -89,6 +89,8 @@ type api struct {
 	tokens  map[string]string
 	dir     string // secrets in files: aws_id, aws_key, key-1, key-2
 	http    *http.Client
+	handler http.Handler
+	limits  *broker.Concurrency
 	ready   atomic.Pointer[error]
 }
 
@@ -131,11 +133,11 @@ func newAPI(t testing.TB, options ...func(*api, *setup)) *api {
 	a.callers = auth.New(a.store, a.clock.Now)
 	s := &setup{
 		broker: broker.Config{
-			Ledger: a.store, Sealer: sealer, Policy: policy.Policy{}, Clock: a.clock.Now, Logger: logger, Observer: watch,
+			Ledger: a.store, Lists: a.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Clock: a.clock.Now, Logger: logger, Observer: watch,
 			UpstreamTimeout: upstreamTimeout, Profiles: a.profiles(sealer, logger),
 		},
 		openapi: openapi.Config{
-			Audit: audit.NewLog(a.store.Pool()), Callers: a.callers, Logger: logger, Metrics: watch.Handler(), Requests: watch.Request,
+			Audit: audit.NewLog(a.store.Reading().Pool()), Callers: a.callers, Logger: logger, Metrics: watch.Handler(), Requests: watch.Request,
 			Ready: func(context.Context) error {
 				if err := a.ready.Load(); err != nil {
 					return *err
@@ -151,11 +153,14 @@ func newAPI(t testing.TB, options ...func(*api, *setup)) *api {
 		t.Fatal(err)
 	}
 	s.openapi.Broker = a.broker
-	handler, err := openapi.New(s.openapi)
-	if err != nil {
+	if s.openapi.Limits == nil {
+		s.openapi.Limits = broker.NewConcurrency(broker.ConcurrencyBounds{})
+	}
+	a.limits = s.openapi.Limits
+	if a.handler, err = openapi.New(s.openapi); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(handler)
+	server := httptest.NewServer(a.handler)
 	t.Cleanup(server.Close)
 	a.url, a.http = server.URL, server.Client()
 	for name, role := range map[string]broker.Role{

@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	exportsAtOnce  = 8
 	exportChunk    = 64 << 10         // bytes that are sent at a time
 	exportPatience = 30 * time.Second // for a client to take one chunk
 	eventsTrailer  = "Taskpass-Events"
@@ -75,13 +74,6 @@ func wanted(accept string) format {
 // export streams what matches. It is begun, and on the record, before the first byte is sent; what fails until then is
 // answered as a problem.
 func (s *server) export(ctx context.Context, caller broker.Caller, q audit.Query, f format) (ListAuditEventsResponseObject, error) {
-	select {
-	case s.exports <- struct{}{}:
-	default:
-		e := broker.Errorf(broker.CodeRateLimited, "%d exports are being streamed: more would slow down issuing", exportsAtOnce)
-		e.RetryAfter = 5 * time.Second
-		return nil, e
-	}
 	q.Limit = audit.MaxPage
 	first, err := s.Audit.Find(ctx, q)
 	if err == nil {
@@ -90,7 +82,6 @@ func (s *server) export(ctx context.Context, caller broker.Caller, q audit.Query
 		err = s.Broker.AuditRead(ctx, caller, asked)
 	}
 	if err != nil {
-		<-s.exports
 		return nil, err
 	}
 	return &exportResponse{ctx: ctx, server: s, query: q, first: first, format: f}, nil
@@ -111,7 +102,6 @@ type exportResponse struct {
 // VisitListAuditEventsResponse implements ListAuditEventsResponseObject. A stream that cannot be finished is aborted, so
 // that nobody takes a part for the whole.
 func (e *exportResponse) VisitListAuditEventsResponse(w http.ResponseWriter) error {
-	defer func() { <-e.server.exports }()
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
 	defer context.AfterFunc(e.server.Stopping, cancel)()

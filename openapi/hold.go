@@ -56,6 +56,7 @@ func (s *server) WatchCredential(ctx context.Context, r WatchCredentialRequestOb
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.Stopping, cancel)()
+	wait = max(0, wait-sinceArrival(ctx)) // the time that authentication took is part of it
 	c, changed, err := s.Broker.Watch(ctx, *callerOf(ctx), broker.CredentialID(r.ID), r.Params.Version, wait)
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package openapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -28,6 +27,16 @@ func callerOf(ctx context.Context) *broker.Caller {
 	return &broker.Caller{}
 }
 
+type arrivalKey struct{}
+
+// sinceArrival is how long ago the request came.
+func sinceArrival(ctx context.Context) time.Duration {
+	if at, ok := ctx.Value(arrivalKey{}).(time.Time); ok {
+		return time.Since(at)
+	}
+	return 0
+}
+
 // identify gives each request an id, the client's own if it has an id's form, and the answer bears it.
 func identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -41,6 +50,7 @@ func identify(next http.Handler) http.Handler {
 			host = ""
 		}
 		ctx := context.WithValue(r.Context(), callerKey{}, &broker.Caller{RequestID: id, TraceID: traceID(r.Header), Addr: host})
+		ctx = context.WithValue(ctx, arrivalKey{}, time.Now())
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -137,11 +147,8 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 		if !strings.EqualFold(scheme, "Bearer") {
 			token = ""
 		}
-		found, err := s.Callers.Authenticate(r.Context(), strings.TrimSpace(token))
+		found, err := s.lookUp(r.Context(), strings.TrimSpace(token))
 		if err != nil {
-			if errors.Is(err, context.Canceled) {
-				err = broker.Errorf(broker.CodeUnavailable, "the request was given up")
-			}
 			s.problem(w, r, err)
 			return
 		}
@@ -150,6 +157,17 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 		*caller = found
 		next.ServeHTTP(w, r)
 	})
+}
+
+// lookUp authenticates a token, as one of a bounded number at a time.
+func (s *server) lookUp(ctx context.Context, token string) (broker.Caller, error) {
+	sum := broker.HashToken(token) // the token itself is kept nowhere
+	release, err := s.Limits.Lookups.Acquire(broker.Caller{Addr: callerOf(ctx).Addr, Auth: string(sum)})
+	if err != nil {
+		return broker.Caller{}, err
+	}
+	defer release()
+	return s.Callers.Authenticate(ctx, token)
 }
 
 // known is a method of HTTP's own; any other may be anything.

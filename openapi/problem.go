@@ -15,6 +15,11 @@ func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	e := broker.AsError(err)
 	status := e.Code.Status()
 	caller := callerOf(r.Context())
+	if hungUp(r) {
+		s.Logger.InfoContext(r.Context(), "the client hung up", "code", e.Code, "cause", e.Err, "request_id", caller.RequestID)
+		w.WriteHeader(statusHungUp)
+		return
+	}
 	if e.Err != nil && status >= http.StatusInternalServerError {
 		s.Logger.ErrorContext(r.Context(), "request failed", "code", e.Code, "cause", e.Err, "request_id", caller.RequestID)
 	}

@@ -23,6 +23,9 @@ var document []byte
 // MaxBody is the largest request body, in bytes: far above what any call of the contract needs.
 const MaxBody = 64 << 10
 
+// readyLimit is the longest that a look at the database's readiness may take.
+const readyLimit = 5 * time.Second
+
 // Authenticator finds out whose token it is; an error is an *broker.Error.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (broker.Caller, error)
@@ -37,6 +40,8 @@ type Config struct {
 	Ready   func(context.Context) error // why the service should get no traffic; nil when it should. A broker.Error is shown
 	Logger  *slog.Logger
 
+	Limits *broker.Concurrency // bounds what clients keep open; shared with the console; nil: the default ones
+
 	Stopping context.Context // done when the service stops: who watches is answered then; nil: never
 
 	Metrics  http.Handler                                               // serves /metrics; nil: there is none
@@ -49,8 +54,8 @@ type Config struct {
 type server struct {
 	Config
 	spec    *openapi3.T
-	guesses *broker.Guesses // of tickets
-	exports chan struct{}   // bounds how many run at once
+	guesses *broker.Guesses                    // of tickets
+	checks  broker.Flights[struct{}, struct{}] // of readiness: probes at the same moment share one
 }
 
 // New makes the handler of the whole HTTP contract.
@@ -65,7 +70,10 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the contract: %w", err)
 	}
-	s := &server{cfg, spec, broker.NewGuesses(cfg.Broker.Clock), make(chan struct{}, exportsAtOnce)}
+	if cfg.Limits == nil {
+		cfg.Limits = broker.NewConcurrency(broker.ConcurrencyBounds{})
+	}
+	s := &server{Config: cfg, spec: spec, guesses: broker.NewGuesses(cfg.Broker.Clock)}
 	r := chi.NewRouter()
 	r.Use(identify, s.observe, s.recoverPanic, limitBody)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -89,12 +97,19 @@ func New(cfg Config) (http.Handler, error) {
 	// The middlewares of With run after routing, so they know which operation it is.
 	HandlerWithOptions(NewStrictHandlerWithOptions(s, nil, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: s.badRequest, ResponseErrorHandlerFunc: s.problem,
-	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, s.validate, negotiate), ErrorHandlerFunc: s.badRequest})
+	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, negotiate, s.admit, s.validate), ErrorHandlerFunc: s.badRequest})
 	return r, nil
 }
 
 func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
-	if err := s.Ready(r.Context()); err != nil {
+	_, err := s.checks.Do(r.Context(), struct{}{}, readyLimit, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.Ready(ctx)
+	})
+	if hungUp(r) {
+		w.WriteHeader(statusHungUp)
+		return
+	}
+	if err != nil {
 		s.Logger.WarnContext(r.Context(), "not ready", "error", err)
 		reason, known := errors.AsType[*broker.Error](err)
 		if !known {

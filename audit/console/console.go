@@ -73,7 +73,8 @@ type Config struct {
 	Counts   Counts
 	Callers  Callers
 	Recorder Recorder
-	Sealer   broker.Sealer // seals sessions; all replicas have the same keys
+	Sealer   broker.Sealer       // seals sessions; all replicas have the same keys
+	Limits   *broker.Concurrency // bounds what is being read and followed; shared with the API; nil: the default ones
 	Logger   *slog.Logger
 
 	Tree     Tree            // nil: nothing is signed, and nothing is verified
@@ -94,7 +95,6 @@ type console struct {
 	Config
 	pages   *template.Template
 	guesses *broker.Guesses // of tokens, at the sign-in
-	streams chan struct{}   // bounds live pages
 	assets  map[string]asset
 	mux     *http.ServeMux
 }
@@ -118,7 +118,10 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Every == 0 {
 		cfg.Every = time.Second
 	}
-	c := &console{Config: cfg, guesses: broker.NewGuesses(cfg.Clock), streams: make(chan struct{}, maxStreams), mux: http.NewServeMux()}
+	if cfg.Limits == nil {
+		cfg.Limits = broker.NewConcurrency(broker.ConcurrencyBounds{})
+	}
+	c := &console{Config: cfg, guesses: broker.NewGuesses(cfg.Clock), mux: http.NewServeMux()}
 	var err error
 	if c.assets, err = readAssets(); err != nil {
 		return nil, err

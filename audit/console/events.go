@@ -120,6 +120,9 @@ func (c *console) events(ctx context.Context, r *http.Request) (view, error) {
 		link.Del("cursor")
 		s.Newest = "/console/events?" + link.Encode()
 	}
+	if next != "" && len(list) == 0 {
+		s.Table.Empty = "No event matches on this page: a page looks at 10,000 events. There may be some on the next one."
+	}
 	if next != "" {
 		link.Set("cursor", next)
 		s.Next = "/console/events?" + link.Encode()

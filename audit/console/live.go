@@ -5,26 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"time"
-
-	"github.com/taskpass/taskpass/broker"
 )
 
-const (
-	maxStreams = 64               // live pages of one process at once
-	streamLife = 60 * time.Second // below the server's write time-out; the page asks again
-)
+// streamLife is below the server's write time-out; the page asks again.
+const streamLife = 60 * time.Second
 
 // follow sends a page's live part whenever it has changed, as server-sent events, until the client goes, the service
 // stops, the session ends or its time is over. One stream is one read on the record.
 func (c *console) follow(w http.ResponseWriter, r *http.Request, v view, b build) {
-	select {
-	case c.streams <- struct{}{}:
-		defer func() { <-c.streams }()
-	default:
-		w.Header().Set("Retry-After", "10")
-		c.fail(w, r, nil, broker.Errorf(broker.CodeRateLimited, "too many pages are followed at once"))
-		return
-	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // or a proxy keeps them back
 	out := http.NewResponseController(w)

@@ -148,20 +148,23 @@ func TestLiveEnds(t *testing.T) {
 	}
 }
 
+// P12: one auditor follows as many pages as its share has; it still reads pages, and another auditor follows.
 func TestLivePagesAreBounded(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(s *setup) { s.console.Every = time.Hour })
 	v := r.enter("aud")
 	var open []stream
-	for range 64 {
+	for range broker.DefaultConcurrency.LivePages.PerToken {
 		s := v.follow("/console/events?task_id=t&live=1")
 		s.next(t)
 		open = append(open, s)
 	}
-	if p := v.get("/console/events?task_id=t&live=1"); p.status != http.StatusTooManyRequests {
+	if p := v.get("/console/events?task_id=t&live=1"); p.status != http.StatusTooManyRequests || p.header.Get("Retry-After") == "" {
 		t.Errorf("one more: %d", p.status)
 	}
 	v.see("/console/events") // pages are still served
+	other := r.enter("ops").follow("/console/events?task_id=t&live=1")
+	other.next(t)
 	open[0].close()
 	eventually(t, "there is room again", func() bool {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -173,6 +176,31 @@ func TestLivePagesAreBounded(t *testing.T) {
 		defer answer.Body.Close()
 		return answer.StatusCode == http.StatusOK
 	})
+}
+
+// Every page counts as a search while it is read, and nobody's are refused because another has its share.
+func TestPagesAreBounded(t *testing.T) {
+	t.Parallel()
+	limits := broker.NewConcurrency(broker.ConcurrencyBounds{Searches: broker.Bounds{PerToken: 1, PerCaller: 2, Total: 4}})
+	r := newRig(t, func(s *setup) { s.console.Limits = limits })
+	v, other := r.enter("aud"), r.enter("ops")
+	caller, err := r.callers.Authenticate(t.Context(), r.tokens["aud"])
+	must(t, err)
+	release, err := limits.Searches.Acquire(caller)
+	must(t, err)
+	for _, path := range pages {
+		if p := v.get(path); p.status != http.StatusTooManyRequests || p.header.Get("Retry-After") == "" || !strings.Contains(p.body, "share of open searches") {
+			t.Errorf("%s: %d", path, p.status)
+		}
+		if p := other.get(path); p.status == http.StatusTooManyRequests {
+			t.Errorf("%s for another auditor: %d", path, p.status)
+		}
+	}
+	release()
+	v.see("/console/events")
+	if n := limits.Searches.Open() + limits.LivePages.Open(); n != 0 {
+		t.Errorf("%d are open at the end", n)
+	}
 }
 
 // P7: no page, however it is asked for, holds a secret in any form.

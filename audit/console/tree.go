@@ -109,7 +109,9 @@ func (c *console) extends(ctx context.Context, former checkpointSeen, now tree.C
 	}
 	p, err := c.Tree.Consist(ctx, former.Size, now.Size)
 	if err != nil {
-		c.Logger.Error("console: a tree's consistency could not be verified", "error", err)
+		if ctx.Err() == nil { // else the reader went away
+			c.Logger.Error("console: a tree's consistency could not be verified", "error", err)
+		}
 		return notVerified("No proof could be had that the tree extends the one of %d events that this browser was shown, or the stored one does not hold.", former.Size)
 	}
 	if former.Size == now.Size && former.Root != now.Root || former.Size < now.Size &&

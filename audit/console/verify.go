@@ -86,7 +86,9 @@ func (c *console) included(in sequence.Inclusion, body []byte, err error) mark {
 	}
 	gone := notVerified("The event is gone: its hash is in the tree, and its month was not archived.")
 	if err != nil {
-		c.Logger.Error("console: an event could not be verified", "error", err)
+		if !errors.Is(err, context.Canceled) { // else the reader went away
+			c.Logger.Error("console: an event could not be verified", "error", err)
+		}
 		if errors.Is(err, sequence.ErrRemoved) {
 			return gone
 		}

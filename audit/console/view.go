@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -65,6 +67,16 @@ type build func(ctx context.Context, r *http.Request) (view, error)
 // not shown.
 func (c *console) page(b build) func(http.ResponseWriter, *http.Request, *session) {
 	return func(w http.ResponseWriter, r *http.Request, s *session) {
+		limiter := c.Limits.Searches
+		if live(r) {
+			limiter = c.Limits.LivePages
+		}
+		release, err := limiter.Acquire(s.caller)
+		if err != nil {
+			c.fail(w, r, s, err)
+			return
+		}
+		defer release()
 		v, err := c.look(r, b)
 		list := r.URL.Query().Get("csv")
 		if err == nil && list != "" {
@@ -95,13 +107,18 @@ func (c *console) page(b build) func(http.ResponseWriter, *http.Request, *sessio
 	}
 }
 
+// lookLimit is the longest that a page may read, its waiting for a connection included.
+const lookLimit = 20 * time.Second
+
 // look makes a page once.
 func (c *console) look(r *http.Request, b build) (view, error) {
 	if name, leaked := bearsToken(r); leaked {
 		return view{}, invalid(name, "looks like a token. Tokens are not looked up: to find who holds one, look for its fingerprint, or for the id "+
 			"that it was made with. Treat this one as leaked, for it stands in this browser's history")
 	}
-	v, err := b(r.Context(), r)
+	ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
+	defer cancel()
+	v, err := b(ctx, r)
 	v.URL = r.URL
 	return v, err
 }
@@ -141,10 +158,20 @@ var unseen = func() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }()
 
+// statusHungUp shows in the log that the client went away before it was answered; nobody receives it.
+const statusHungUp = 499
+
 // fail shows an error in the words that are meant for callers; the cause is for the log.
 func (c *console) fail(w http.ResponseWriter, r *http.Request, s *session, err error) {
+	if r.Context().Err() != nil {
+		w.WriteHeader(statusHungUp)
+		return
+	}
 	e := broker.AsError(err)
-	if e.Code.Status() >= http.StatusInternalServerError && r.Context().Err() == nil {
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+	}
+	if e.Code.Status() >= http.StatusInternalServerError {
 		c.Logger.ErrorContext(r.Context(), "console", "code", e.Code, "error", err, "cause", e.Err)
 	}
 	c.render(w, r, s, e.Code.Status(), view{Title: "Not shown", Template: "fault", Data: e})

@@ -23,7 +23,21 @@ type Authenticator struct {
 	tokens broker.Tokens
 	tasks  broker.TaskTokens
 	clock  func() time.Time
+
+	// Requests with one token that come at the same moment share a look at the ledger, so that no token can fill the
+	// connections that issuing needs.
+	callers broker.Flights[string, broker.Token]
+	agents  broker.Flights[string, taskToken]
 }
+
+// taskToken is a task's token, and whether its task has ended.
+type taskToken struct {
+	broker.NewTaskToken
+	ended bool
+}
+
+// lookupLimit is the longest that one look at the ledger may take.
+const lookupLimit = 5 * time.Second
 
 // Tokens is where all tokens are kept.
 type Tokens interface {
@@ -36,12 +50,12 @@ func New(tokens Tokens, clock func() time.Time) *Authenticator {
 	if clock == nil {
 		clock = time.Now
 	}
-	return &Authenticator{tokens, tokens, clock}
+	return &Authenticator{tokens: tokens, tasks: tokens, clock: clock}
 }
 
-// Authenticate finds the caller whose token this is: a caller's own, or a task's. Every call asks the ledger: a token that
-// was revoked, or whose task has ended, is refused from that moment on, on every replica. The error is unauthenticated,
-// token_expired or token_revoked.
+// Authenticate finds the caller whose token this is: a caller's own, or a task's. Every call asks the ledger after it was
+// made, so a token that was revoked, or whose task has ended, is refused from that moment on, on every replica. The error
+// is unauthenticated, token_expired or token_revoked.
 func (a *Authenticator) Authenticate(ctx context.Context, token string) (broker.Caller, error) {
 	switch {
 	case broker.WellFormed(broker.PrefixCaller, token):
@@ -55,7 +69,9 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (broker.
 // Holder finds the caller whose own token has that SHA-256, as Authenticate does with the token: for a session that was
 // begun with it and must not outlive it.
 func (a *Authenticator) Holder(ctx context.Context, sha256 []byte) (broker.Caller, error) {
-	t, err := a.tokens.FindToken(ctx, sha256)
+	t, err := a.callers.Do(ctx, string(sha256), lookupLimit, func(ctx context.Context) (broker.Token, error) {
+		return a.tokens.FindToken(ctx, sha256)
+	})
 	if err := a.good(err, !t.RevokedAt.IsZero(), t.ExpiresAt); err != nil {
 		return broker.Caller{}, err
 	}
@@ -63,8 +79,12 @@ func (a *Authenticator) Holder(ctx context.Context, sha256 []byte) (broker.Calle
 }
 
 func (a *Authenticator) task(ctx context.Context, token string) (broker.Caller, error) {
-	t, ended, err := a.tasks.FindTaskToken(ctx, broker.HashToken(token))
-	if err := a.good(err, ended, t.ExpiresAt); err != nil {
+	sum := broker.HashToken(token)
+	t, err := a.agents.Do(ctx, string(sum), lookupLimit, func(ctx context.Context) (t taskToken, err error) {
+		t.NewTaskToken, t.ended, err = a.tasks.FindTaskToken(ctx, sum)
+		return t, err
+	})
+	if err := a.good(err, t.ended, t.ExpiresAt); err != nil {
 		return broker.Caller{}, err
 	}
 	return broker.Caller{Name: t.Caller, Role: broker.RoleAgent, TaskID: t.TaskID, Auth: "token:" + t.ID}, nil

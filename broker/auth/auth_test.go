@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +73,58 @@ func wants(t *testing.T, a *auth.Authenticator, token string, code broker.Code) 
 		t.Errorf("%.8q…: %+v, %v; want %s", token, caller, err, code)
 	} else if len(token) > 8 && strings.Contains(e.Error(), token) {
 		t.Errorf("the error repeats the token: %v", e)
+	}
+}
+
+// slow counts looks at the ledger, and the first one waits.
+type slow struct {
+	*store.Store
+	looks atomic.Int64
+	begun chan struct{}
+	goOn  chan struct{}
+}
+
+func (s *slow) FindToken(ctx context.Context, sha256 []byte) (broker.Token, error) {
+	t, err := s.Store.FindToken(ctx, sha256)
+	if s.looks.Add(1) == 1 {
+		close(s.begun)
+		<-s.goOn
+	}
+	return t, err
+}
+
+// P12: a burst of requests with one token costs few looks at the ledger. None of them is answered by a look that began
+// before it came: the token may have been revoked in between.
+func TestBurstOfOneToken(t *testing.T) {
+	t.Parallel()
+	_, s, clock := open(t)
+	tokens := &slow{Store: s, begun: make(chan struct{}), goOn: make(chan struct{})}
+	a := auth.New(tokens, clock.Now)
+	secret, token := create(t, a, "orch", broker.RoleOrchestrator, time.Hour)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := a.Authenticate(t.Context(), secret); err != nil {
+			t.Errorf("before the revocation: %v", err)
+		}
+	})
+	<-tokens.begun
+	if err := a.Revoke(t.Context(), admin, token.ID); err != nil {
+		t.Fatal(err)
+	}
+	const many = 2000
+	var ready sync.WaitGroup
+	ready.Add(many)
+	for range many {
+		wg.Go(func() {
+			ready.Done()
+			wants(t, a, secret, broker.CodeTokenRevoked)
+		})
+	}
+	ready.Wait()
+	close(tokens.goOn)
+	wg.Wait()
+	if n := tokens.looks.Load(); n > many/10 {
+		t.Errorf("%d looks for %d requests", n, many)
 	}
 }
 

@@ -100,11 +100,10 @@ func TestWatch(t *testing.T) {
 			r := newRig(t)
 			issued := r.mustIssue(ask("aws", "t1", taskToken))
 			waits := []func() reply{}
-			more(t, &r.replicas[0].store.waits, 4, func() {
-				for _, by := range []caller{r.as("orch"), r.by(issued.TaskToken), r.as("aud"), r.as("ops")} {
-					waits = append(waits, async(func() reply { return by.on(0).watch(issued.ID, 1, 30*time.Second) }))
-				}
-			})
+			for _, by := range []caller{r.as("orch"), r.by(issued.TaskToken), r.as("aud"), r.as("ops")} {
+				waits = append(waits, async(func() reply { return by.on(0).watch(issued.ID, 1, 30*time.Second) }))
+			}
+			eventually(t, "they watch", func() bool { return r.replicas[0].limits.Watches.Open() == 4 })
 			start := time.Now()
 			c.change(r, issued.ID)
 			for _, wait := range waits {
@@ -156,9 +155,8 @@ func TestWatchWithoutItsConnection(t *testing.T) {
 	eventually(t, "both listen", func() bool { return one[int](r, listening) == 2 })
 	var wait func() reply
 	watching := func(version int) {
-		more(t, &r.replicas[0].store.waits, 1, func() {
-			wait = async(func() reply { return r.as("orch").on(0).watch(c.ID, version, 30*time.Second) })
-		})
+		wait = async(func() reply { return r.as("orch").on(0).watch(c.ID, version, 30*time.Second) })
+		eventually(t, "it watches", func() bool { return r.replicas[0].limits.Watches.Open() == 1 })
 	}
 	watching(1)
 	r.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`)

@@ -103,6 +103,7 @@ type replica struct {
 	store   *ledger
 	broker  *broker.Broker
 	callers *auth.Authenticator
+	limits  *broker.Concurrency
 	url     string
 }
 
@@ -203,7 +204,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 	}
 	t.Cleanup(s.Close)
 	watch := metrics.New(s)
-	p := &replica{store: &ledger{Store: s}, callers: auth.New(s, r.clock.Now)}
+	p := &replica{store: &ledger{Store: s}, callers: auth.New(s, r.clock.Now), limits: broker.NewConcurrency(broker.ConcurrencyBounds{})}
 	cfg := broker.Config{
 		Ledger: p.store, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, Observer: watch,
 		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Second, SweepEvery: 5 * time.Millisecond,
@@ -215,7 +216,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 		t.Fatal(err)
 	}
 	handler, err := openapi.New(openapi.Config{
-		Broker: p.broker, Audit: audit.NewLog(s.Pool()), Callers: p.callers, Logger: logger,
+		Broker: p.broker, Audit: audit.NewLog(s.Pool()), Callers: p.callers, Logger: logger, Limits: p.limits,
 		Metrics: watch.Handler(), Requests: watch.Request, Ready: func(context.Context) error { return nil },
 	})
 	if err != nil {

@@ -28,8 +28,9 @@ type watchers struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu sync.Mutex
-	by map[broker.CredentialID]map[chan struct{}]struct{}
+	mu   sync.Mutex
+	by   map[broker.CredentialID]map[chan struct{}]struct{}
+	each []func(broker.CredentialID) // are called with every id, and an empty one for all
 }
 
 func newWatchers(pool *pgxpool.Pool) *watchers {
@@ -89,7 +90,25 @@ func (w *watchers) listen(ctx context.Context) error {
 func (w *watchers) wake(id broker.CredentialID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for c := range w.by[id] {
+	hint(w.by[id])
+	for _, fn := range w.each {
+		fn(id)
+	}
+}
+
+func (w *watchers) wakeAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, waiting := range w.by {
+		hint(waiting)
+	}
+	for _, fn := range w.each {
+		fn("")
+	}
+}
+
+func hint(waiting map[chan struct{}]struct{}) {
+	for c := range waiting {
 		select {
 		case c <- struct{}{}:
 		default: // it has a hint that it has not yet looked at
@@ -97,16 +116,11 @@ func (w *watchers) wake(id broker.CredentialID) {
 	}
 }
 
-func (w *watchers) wakeAll() {
-	w.mu.Lock()
-	ids := make([]broker.CredentialID, 0, len(w.by))
-	for id := range w.by {
-		ids = append(ids, id)
-	}
-	w.mu.Unlock()
-	for _, id := range ids {
-		w.wake(id)
-	}
+// OnChange implements broker.Versions.
+func (s *Store) OnChange(fn func(broker.CredentialID)) {
+	s.watchers.mu.Lock()
+	defer s.watchers.mu.Unlock()
+	s.watchers.each = append(s.watchers.each, fn)
 }
 
 // Changes implements broker.Versions.

@@ -257,6 +257,11 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 			}
 			return 1, nil
 		}, "events_by_name_2", 1, 50},
+		// A page examines at most 10,000 events, and a few hundred to choose by which value.
+		{"record by a pair that never meets", find(audit.Query{Provider: "aws", Profile: "profile-1"}), "", 0, 12_000},
+		{"record by a pair that never meets, oldest", oldestFirst(audit.Query{Provider: "aws", Profile: "profile-1"}), "", 0, 12_000},
+		{"record by a name and a provider that never meet", find(audit.Query{UpstreamID: "search/key-1", Provider: "rare"}), "", 0, 2_000},
+		{"record by a rare type and a common caller", find(audit.Query{Caller: "caller-0", Type: "credential.stuck"}), "events_by_type", 40, 2_500},
 		{"record by task and type", find(audit.Query{TaskID: "task-77", Type: "credential.issued"}), "events_by_task", 5, 50},
 	} {
 		const times = 8 // more than PostgreSQL takes to consider the plan that it keeps

@@ -26,15 +26,17 @@ import (
 
 // Config says which database and how much of it.
 type Config struct {
-	URL      broker.Secret // postgres://…; it may contain a password
-	From     string        // what an error calls the URL; see postgres.Config
-	MaxConns int32         // zero: 16
-	Logger   *slog.Logger  // nil: nothing is logged
+	URL       broker.Secret // postgres://…; it may contain a password
+	From      string        // what an error calls the URL; see postgres.Config
+	MaxConns  int32         // for issuing and everything else that changes something; zero: 16
+	ReadConns int32         // for lists and searches, see Reading; zero: 4
+	Logger    *slog.Logger  // nil: nothing is logged
 }
 
 // Store is the ledger. It is safe for concurrent use; close it when done.
 type Store struct {
 	pool      *pgxpool.Pool
+	separate  pools
 	locking   postgres.Config // for the connections of Locked
 	q         *db.Queries
 	committer *committer
@@ -48,9 +50,7 @@ const lockLimit = 30 * time.Second
 
 // Open makes the pool. It asks nothing of the database yet: see Check.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	if cfg.MaxConns <= 0 {
-		cfg.MaxConns = 16
-	}
+	cfg.MaxConns, cfg.ReadConns = orDefault(cfg.MaxConns, 16), orDefault(cfg.ReadConns, 4)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -58,19 +58,33 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
+	separate, err := openSeparate(ctx, cfg)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &Store{pool: pool, separate: separate, q: db.New(pool), committer: newCommitter(pool),
+		watchers: newWatchers(pool), logger: cfg.Logger,
 		locking: postgres.Config{URL: cfg.URL, From: cfg.From, Name: "taskpass lock", Statement: lockLimit},
 		locks:   make(chan struct{}, cfg.MaxConns)}, nil
+}
+
+func orDefault(n, usual int32) int32 {
+	if n > 0 {
+		return n
+	}
+	return usual
 }
 
 // Close finishes what was begun and closes the connections.
 func (s *Store) Close() {
 	s.committer.close()
 	s.watchers.close()
+	s.separate.close()
 	s.pool.Close()
 }
 
-// Pool lends the connections to the packages that read the same database.
+// Pool lends the connections to the packages that work on the same database.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }
 
 // checkLimit bounds Check: whoever asks whether a replica is ready does not wait for long.

@@ -10,9 +10,10 @@ import (
 
 // newConsole makes the auditor's pages out of what the node has opened.
 func (n *node) newConsole(record *audit.Log, sealer broker.Sealer) (http.Handler, error) {
+	ledger := n.store.Reading()
 	cfg := console.Config{
-		Record: record, Ledger: n.store, Tasks: n.store, Counts: n.store, Callers: n.callers, Recorder: n.broker,
-		Sealer: sealer, Logger: n.logger, Stopping: n.stopping,
+		Record: record, Ledger: ledger, Tasks: ledger, Counts: ledger, Callers: n.callers, Recorder: n.broker,
+		Sealer: sealer, Limits: n.limits, Logger: n.logger, Stopping: n.stopping,
 	}
 	if n.tree != nil {
 		cfg.Tree, cfg.Refused = n.tree.log, n.tree.sequencer.Refused

@@ -42,8 +42,9 @@ type node struct {
 	broker  *broker.Broker
 	callers *auth.Authenticator
 	server  *http.Server
-	record  *audit.Log
-	tree    *auditTree // nil: nothing is signed
+	record  *audit.Log          // on the connections of issuing: for what the broker itself writes
+	limits  *broker.Concurrency // of the API and the console
+	tree    *auditTree          // nil: nothing is signed
 	schema  int64
 
 	profiles broker.Profiles // as opened
@@ -73,7 +74,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	}
 	n.store, err = store.Open(ctx, store.Config{
 		URL: url, From: "database.url (" + string(file.Database.URL) + ")", Logger: logger,
-		MaxConns: int32(file.Database.MaxConnections), //nolint:gosec // checked: at most 1000
+		MaxConns: int32(file.Database.MaxConnections), ReadConns: int32(file.Database.ReadConnections), //nolint:gosec // checked: at most 1000
 	})
 	if err != nil {
 		return nil, err
@@ -97,9 +98,9 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 		}
 	}()
 	n.profiles = profiles
-	watch := metrics.New(n.store)
+	watch := metrics.New(n.store.Reading())
 	n.broker, err = broker.New(broker.Config{
-		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
+		Ledger: n.store, Lists: n.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
 		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
 	})
 	if err != nil {
@@ -107,8 +108,10 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	}
 	n.callers = auth.New(n.store, nil)
 	n.record = audit.NewLog(n.store.Pool())
+	n.limits = broker.NewConcurrency(file.Concurrency.Broker())
+	auditors := audit.NewLog(n.store.Reading().Pool())
 	surface := openapi.Config{
-		Broker: n.broker, Audit: n.record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
+		Broker: n.broker, Audit: auditors, Limits: n.limits, Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   n.ready,
 		Metrics: watch.Handler(), Requests: watch.Request,
 	}
@@ -119,7 +122,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 		surface.Tree = n.tree.log
 		watch.WatchTree(n.tree.state)
 	}
-	if surface.Console, err = n.newConsole(n.record, sealer); err != nil {
+	if surface.Console, err = n.newConsole(auditors, sealer); err != nil {
 		return nil, err
 	}
 	handler, err := openapi.New(surface)
@@ -250,6 +253,7 @@ func (n *node) reload(ctx context.Context, file *config.File) error {
 		return err
 	}
 	n.broker.SetLimits(file.Limits.Broker())
+	n.limits.Set(file.Concurrency.Broker())
 	if err := n.broker.ConfigLoaded(ctx, file.Fingerprint()); err != nil {
 		return errors.Join(errors.New("the new profiles are in force, but that is not on the audit record"), err)
 	}

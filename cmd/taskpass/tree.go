@@ -44,7 +44,7 @@ func (n *node) newTree(ctx context.Context) (*auditTree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit.key: %w", err)
 	}
-	t := &auditTree{log: sequence.NewLog(n.store.Pool(), signer.Keys()), hooks: publish.NewClient()}
+	t := &auditTree{log: sequence.NewLog(n.store.Reading().Pool(), signer.Keys()), hooks: publish.NewClient()}
 	var places []sequence.Reader
 	var publishers []sequence.Publisher
 	for i, p := range cfg.Publish {

@@ -1129,7 +1129,8 @@ type ClientInterface interface {
 	// ListAuditEvents The history, for auditors and operators
 	//
 	// Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
-	// meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
+	// meanwhile. A page may hold fewer than `limit` events, even none, although there are more: one request looks at no more
+	// than 10,000 events. Go on while there is a `next_cursor`. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
 	// a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
 	//
 	// With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
@@ -1290,7 +1291,8 @@ type ClientInterface interface {
 	// WatchCredential Wait for a newer version, or an end
 	//
 	// Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
-	// happened; else as soon as it does; else 304 after `wait`.
+	// happened; else as soon as it does; else 304 after `wait`. The number of watches that may be open at the same time is
+	// bounded per token, per caller and in all: 429 `rate_limited` above. One watch for each credential is enough.
 	//
 	// Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
 	WatchCredential(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1452,7 +1454,8 @@ func (c *Client) GetAuditCheckpoint(ctx context.Context, reqEditors ...RequestEd
 // ListAuditEvents The history, for auditors and operators
 //
 // Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
-// meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
+// meanwhile. A page may hold fewer than `limit` events, even none, although there are more: one request looks at no more
+// than 10,000 events. Go on while there is a `next_cursor`. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
 // a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
 //
 // With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
@@ -1773,7 +1776,8 @@ func (c *Client) RevokeCredential(ctx context.Context, id CredentialID, body Rev
 // WatchCredential Wait for a newer version, or an end
 //
 // Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
-// happened; else as soon as it does; else 304 after `wait`.
+// happened; else as soon as it does; else 304 after `wait`. The number of watches that may be open at the same time is
+// bounded per token, per caller and in all: 429 `rate_limited` above. One watch for each credential is enough.
 //
 // Corresponds with GET /v1/credentials/{id}/watch (the `WatchCredential` operationId).
 func (c *Client) WatchCredential(ctx context.Context, id CredentialID, params *WatchCredentialParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3521,7 +3525,8 @@ type ClientWithResponsesInterface interface {
 	// ListAuditEventsWithResponse The history, for auditors and operators
 	//
 	// Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
-	// meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
+	// meanwhile. A page may hold fewer than `limit` events, even none, although there are more: one request looks at no more
+	// than 10,000 events. Go on while there is a `next_cursor`. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
 	// a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
 	//
 	// With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
@@ -3698,7 +3703,8 @@ type ClientWithResponsesInterface interface {
 	// WatchCredentialWithResponse Wait for a newer version, or an end
 	//
 	// Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
-	// happened; else as soon as it does; else 304 after `wait`.
+	// happened; else as soon as it does; else 304 after `wait`. The number of watches that may be open at the same time is
+	// bounded per token, per caller and in all: 429 `rate_limited` above. One watch for each credential is enough.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5145,7 +5151,8 @@ func (c *ClientWithResponses) GetAuditCheckpointWithResponse(ctx context.Context
 // ListAuditEventsWithResponse The history, for auditors and operators
 //
 // Newest first unless `order=oldest`. Following `next_cursor` from the oldest on misses nothing, however many write
-// meanwhile. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
+// meanwhile. A page may hold fewer than `limit` events, even none, although there are more: one request looks at no more
+// than 10,000 events. Go on while there is a `next_cursor`. `upstream_id` finds events by a name from the upstream's own log: an access key id, a session's name,
 // a pool's key; `fingerprint` by the SHA-256 of a secret that was found. Reading is itself recorded.
 //
 // With `Accept: application/x-ndjson` or `text/csv` the answer is a stream of everything that matches, from `cursor` on,
@@ -5418,7 +5425,8 @@ func (c *ClientWithResponses) RevokeCredentialWithResponse(ctx context.Context, 
 // WatchCredentialWithResponse Wait for a newer version, or an end
 //
 // Answers at once if the credential has a version newer than `version` or is no longer active, whenever that
-// happened; else as soon as it does; else 304 after `wait`.
+// happened; else as soon as it does; else 304 after `wait`. The number of watches that may be open at the same time is
+// bounded per token, per caller and in all: 429 `rate_limited` above. One watch for each credential is enough.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -48,6 +48,9 @@ func (r *report) server(f *File) {
 	if n := f.Database.MaxConnections; r.has("database.max_connections") && (n < 1 || n > 1000) {
 		r.add("database.max_connections", "is not between 1 and 1000")
 	}
+	if n := f.Database.ReadConnections; r.has("database.read_connections") && (n < 1 || n > 1000) {
+		r.add("database.read_connections", "is not between 1 and 1000")
+	}
 	r.reference("seal.keyset", f.Seal.Keyset)
 	r.upTo("upstream_timeout", f.UpstreamTimeout, 60*time.Second)
 	r.upTo("shutdown_timeout", f.ShutdownTimeout, 10*time.Minute)
@@ -58,8 +61,26 @@ func (r *report) server(f *File) {
 			r.add(path, "is not 1 or more")
 		}
 	}
+	r.concurrency(f.Concurrency)
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, f.Log.Level) {
 		r.add("log.level", "is not debug, info, warn or error")
+	}
+}
+
+func (r *report) concurrency(c Concurrency) {
+	for field, b := range map[string]Bounds{
+		"requests": c.Requests, "watches": c.Watches, "searches": c.Searches, "exports": c.Exports, "live_pages": c.LivePages,
+		"authentications": c.Authentications,
+	} {
+		at := child("concurrency", field)
+		for name, n := range map[string]int{"per_token": b.PerToken, "per_caller": b.PerCaller, "total": b.Total} {
+			if path := child(at, name); r.has(path) && n < 1 {
+				r.add(path, "is not 1 or more")
+			}
+		}
+		if r.has(at) && (b.PerToken > b.PerCaller || b.PerCaller > b.Total) {
+			r.add(at, "does not have per_token ≤ per_caller ≤ total; what is left out has its default")
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ type File struct {
 	ShutdownTimeout time.Duration      `yaml:"shutdown_timeout"` // for what is under way when told to stop, 1s-10m; absent: 30s
 	Log             Log                `yaml:"log"`
 	Limits          Limits             `yaml:"limits,omitempty"`
+	Concurrency     Concurrency        `yaml:"concurrency,omitempty"`
 	Audit           *Audit             `yaml:"audit,omitempty"` // absent: no checkpoint is signed, and nothing proves the record
 	Profiles        map[string]Profile `yaml:"profiles"`        // at least one
 
@@ -50,6 +51,8 @@ type TLS struct {
 type Database struct {
 	URL            broker.Ref `yaml:"url"`                       // required
 	MaxConnections int        `yaml:"max_connections,omitempty"` // 1-1000; absent: the store's own number
+	// ReadConnections are apart from those: for lists, searches and the console, 1-1000; absent: the store's own number.
+	ReadConnections int `yaml:"read_connections,omitempty"`
 }
 
 // Seal names the keyset that secrets are sealed with at rest.
@@ -74,6 +77,37 @@ func defaultLimits() Limits {
 func (l Limits) Broker() broker.Limits {
 	return broker.Limits{
 		PerTask: int64(l.PerTask), PerAgent: int64(l.PerAgent), PerProfile: int64(l.PerProfile), PerCaller: int64(l.PerCaller),
+	}
+}
+
+// Concurrency bounds what clients may have open at the same time in one process; see broker.Concurrency. What is left out
+// is broker.DefaultConcurrency's.
+type Concurrency struct {
+	Requests        Bounds `yaml:"requests,omitempty"`
+	Watches         Bounds `yaml:"watches,omitempty"`
+	Searches        Bounds `yaml:"searches,omitempty"`
+	Exports         Bounds `yaml:"exports,omitempty"`
+	LivePages       Bounds `yaml:"live_pages,omitempty"`
+	Authentications Bounds `yaml:"authentications,omitempty"`
+}
+
+// Bounds are per_token ≤ per_caller ≤ total, each at least 1.
+type Bounds struct {
+	PerToken  int `yaml:"per_token,omitempty"`
+	PerCaller int `yaml:"per_caller,omitempty"`
+	Total     int `yaml:"total,omitempty"`
+}
+
+func defaultConcurrency() Concurrency {
+	d := broker.DefaultConcurrency
+	return Concurrency{Bounds(d.Requests), Bounds(d.Watches), Bounds(d.Searches), Bounds(d.Exports), Bounds(d.LivePages), Bounds(d.Lookups)}
+}
+
+// Broker is the bounds as the broker takes them.
+func (c Concurrency) Broker() broker.ConcurrencyBounds {
+	return broker.ConcurrencyBounds{
+		Requests: broker.Bounds(c.Requests), Watches: broker.Bounds(c.Watches), Searches: broker.Bounds(c.Searches),
+		Exports: broker.Bounds(c.Exports), LivePages: broker.Bounds(c.LivePages), Lookups: broker.Bounds(c.Authentications),
 	}
 }
 
@@ -125,7 +159,7 @@ func Parse(name string, text []byte) (*File, error) {
 	r := &report{place: place{file: name, lines: map[string]int{}}, broken: map[string]bool{}}
 	f := &File{
 		Listen: "127.0.0.1:8080", UpstreamTimeout: 10 * time.Second, ShutdownTimeout: 30 * time.Second,
-		Log: Log{Level: "info"}, Limits: defaultLimits(),
+		Log: Log{Level: "info"}, Limits: defaultLimits(), Concurrency: defaultConcurrency(),
 	}
 	if root := r.document(text); root != nil {
 		r.lines[""] = root.Line

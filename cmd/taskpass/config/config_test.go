@@ -78,7 +78,7 @@ func TestDefaults(t *testing.T) {
 	want := &config.File{
 		Listen: "127.0.0.1:8080", Database: config.Database{URL: "env:DB"}, Seal: config.Seal{Keyset: "env:KEYSET"},
 		UpstreamTimeout: 10 * time.Second, ShutdownTimeout: 30 * time.Second, Log: config.Log{Level: "info"},
-		Limits: config.Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000},
+		Limits: config.Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000}, Concurrency: usual,
 		Profiles: map[string]config.Profile{"a": {
 			Provider: "pool", TTL: config.TTL{Default: 10 * time.Minute, Max: time.Hour},
 			Allow: []config.Rule{{Callers: []string{"bob"}}},
@@ -165,7 +165,7 @@ func likeTheLibrary(t *testing.T, text string, got *config.File) {
 	t.Helper()
 	want := config.File{
 		Listen: "127.0.0.1:8080", UpstreamTimeout: 10 * time.Second, ShutdownTimeout: 30 * time.Second, Log: config.Log{Level: "info"},
-		Limits: config.Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000},
+		Limits: config.Limits{PerTask: 100, PerAgent: 1000, PerProfile: 50_000, PerCaller: 20_000}, Concurrency: usual,
 	}
 	if err := yaml.Load([]byte(text), &want, yaml.WithKnownFields()); err != nil {
 		t.Fatalf("we read what the library refuses: %v", err)
@@ -267,4 +267,11 @@ func unwrap(err error) error {
 		return w.Unwrap()
 	}
 	return err
+}
+
+// usual is what may be open at the same time where the file says nothing.
+var usual = config.Concurrency{
+	Requests: config.Bounds{PerToken: 512, PerCaller: 1024, Total: 4096}, Watches: config.Bounds{PerToken: 512, PerCaller: 2048, Total: 8192},
+	Searches: config.Bounds{PerToken: 4, PerCaller: 8, Total: 32}, Exports: config.Bounds{PerToken: 2, PerCaller: 4, Total: 8},
+	LivePages: config.Bounds{PerToken: 16, PerCaller: 32, Total: 64}, Authentications: config.Bounds{PerToken: 1024, PerCaller: 8192, Total: 16384},
 }

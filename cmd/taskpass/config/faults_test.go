@@ -56,7 +56,7 @@ func TestFaults(t *testing.T) {
 		want  []string
 	}{
 		"unknown field at the top": {edits{"seal:", "colour: red\nseal:"}, []string{
-			"2: colour: is not a field here; the fields are audit, database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
+			"2: colour: is not a field here; the fields are audit, concurrency, database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout"}},
 		"an audit section without anything": {edits{"seal:", "audit: {}\nseal:"}, []string{
 			"2: audit.key: is required: a reference, env:NAME or file:/path",
 			"2: audit.name: is required: the name of the log, such as taskpass.example/log"}},
@@ -107,7 +107,7 @@ seal:`}, []string{
 		}, []string{
 			"2: listen: is not text: put it in quotes",
 			"3: log: is not a section of fields",
-			"4: databse: is not a field here; the fields are audit, database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
+			"4: databse: is not a field here; the fields are audit, concurrency, database, limits, listen, log, profiles, seal, shutdown_timeout, tls, upstream_timeout",
 			"9: profiles.a.ttl.default: is not a duration such as 30s, 15m or 12h",
 			"9: profiles.a.ttl.max: is not a duration such as 30s, 15m or 12h",
 			"11: profiles.a.allow[0].callers: is not a list",
@@ -225,6 +225,13 @@ seal:`}, []string{
 			"7: tls.cert_file: is required",
 			"8: tls.key_file: is not an absolute path of a file",
 			"9: tls.client_ca_file: is not an absolute path of a file"}},
+		"what may be open": {edits{"seal: {keyset: \"env:KEYSET\"}", "seal: {keyset: \"env:KEYSET\"}\nconcurrency:\n  watches: {per_token: 0}\n  searches: {per_caller: 3}\n  exports: {total: 3}\n" +
+			"  live_pages: {per_token: 1, per_caller: 1, total: 1}\n  downloads: {total: 1}", `url: "env:DB"`, `url: "env:DB", read_connections: 1001`}, []string{
+			"1: database.read_connections: is not between 1 and 1000",
+			"4: concurrency.watches.per_token: is not 1 or more",
+			"5: concurrency.searches: does not have per_token ≤ per_caller ≤ total; what is left out has its default",
+			"6: concurrency.exports: does not have per_token ≤ per_caller ≤ total; what is left out has its default",
+			"8: concurrency.downloads: is not a field here; the fields are authentications, exports, live_pages, requests, searches, watches"}},
 		"nothing that is required": {edits{small, "listen: 127.0.0.1:1"}, []string{
 			"1: database.url: is required: a reference, env:NAME or file:/path",
 			"1: profiles: offers nothing: name at least one profile",
