@@ -42,11 +42,7 @@ func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h 
 
 // newest is the newest checkpoint that opens: one that was altered does not keep an auditor from verifying.
 func (l *Log) newest(ctx context.Context) (c tree.Checkpoint, err error) {
-	rows, err := l.pool.Query(ctx, newestNote+" LIMIT 1000", l.keys.Origin())
-	if err != nil {
-		return c, err
-	}
-	notes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	notes, err := collectInOrder(ctx, l.pool, pgx.RowTo[string], newestNote+" LIMIT 1000", l.keys.Origin())
 	if err != nil {
 		return c, err
 	}

@@ -20,7 +20,8 @@ type hole struct {
 // enter measures the hole that begins at a leaf.
 func (w *walk) enter(from int64) error {
 	h := hole{}
-	err := w.l.pool.QueryRow(w.ctx, "SELECT idx, xid, seq FROM tree_leaves WHERE idx >= $1 ORDER BY idx LIMIT 1", from).Scan(&h.to, &h.until.xid, &h.until.seq)
+	err := firstInOrder(w.ctx, w.l.pool, []any{&h.to, &h.until.xid, &h.until.seq},
+		"SELECT idx, xid, seq FROM tree_leaves WHERE idx >= $1 ORDER BY idx LIMIT 1", from)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		h.to, h.until, h.open = w.to, lastPosition, true
@@ -30,8 +31,9 @@ func (w *walk) enter(from int64) error {
 		h.until = h.until.before()
 	}
 	var events int64
-	if err := w.l.pool.QueryRow(w.ctx, `SELECT count(*) FROM (SELECT FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) LIMIT $5) e`,
-		w.after.xid, w.after.seq, h.until.xid, h.until.seq, h.to-from+1).Scan(&events); err != nil {
+	if err := firstInOrder(w.ctx, w.l.pool, []any{&events},
+		`SELECT count(*) FROM (SELECT FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) LIMIT $5) e`,
+		w.after.xid, w.after.seq, h.until.xid, h.until.seq, h.to-from+1); err != nil {
 		return err
 	}
 	h.paired = events == h.to-from || h.open && events > h.to-from

@@ -45,10 +45,11 @@ type Inclusion struct {
 var ErrRemoved = fmt.Errorf("%w: the event of a leaf is gone, and its month was not archived", errTree)
 
 // leafWhere is a leaf, its event, and whether the month of it was archived: all as of one moment, for a month may be
-// leaving just now. Of several leaves of one event it is the first: see migrations/00006_tree.sql.
+// leaving just now. Of several leaves of one event it is the first: see migrations/00006_tree.sql. An order by idx itself
+// could make the planner walk through the whole tree in search of the event.
 const leafWhere = `SELECT l.idx, l.event_id, l.hash, e.body,
 		e.body IS NULL AND EXISTS (SELECT FROM tree_archives WHERE month = to_char(l.at AT TIME ZONE 'UTC', 'YYYY-MM'))
-	FROM (SELECT * FROM tree_leaves WHERE %s = $1 ORDER BY idx LIMIT 1) l LEFT JOIN events e ON e.xid = l.xid AND e.seq = l.seq`
+	FROM (SELECT * FROM tree_leaves WHERE %s = $1 ORDER BY idx + 0 LIMIT 1) l LEFT JOIN events e ON e.xid = l.xid AND e.seq = l.seq`
 
 // Consistency shows that the tree of To leaves begins with that of From.
 type Consistency struct {
@@ -60,7 +61,7 @@ type Consistency struct {
 // Checkpoint is the newest one; not_found before the first.
 func (l *Log) Checkpoint(ctx context.Context) (tree.Checkpoint, error) {
 	var text string
-	err := l.pool.QueryRow(ctx, newestNote+" LIMIT 1", l.keys.Origin()).Scan(&text)
+	err := firstInOrder(ctx, l.pool, []any{&text}, newestNote+" LIMIT 1", l.keys.Origin())
 	if errors.Is(err, pgx.ErrNoRows) {
 		return tree.Checkpoint{}, broker.Errorf(broker.CodeNotFound, "no checkpoint is signed yet")
 	}
@@ -199,13 +200,25 @@ func (l *Log) Tile(ctx context.Context, level int, n int64) ([]byte, error) {
 	return tlog.ReadTileData(tlog.Tile{H: tree.Height, L: level, N: n, W: int(width)}, hashes{ctx, l.pool})
 }
 
-// Lag is how much of the record is not in the tree yet: how many events, counted up to 100 000, and how old the oldest is.
+// lagCounted is how many waiting events Lag reads at most. It is asked at every scrape.
+const lagCounted = 500
+
+// Lag is how much of the record is not in the tree yet: how many events, and how old the oldest is. It reads lagCounted
+// events at most. Of more than that the number is how far the newest event's seq is ahead of the tree's last: transactions
+// that were rolled back make it too large, and those that overtook each other too small, by as many events as they had.
 func (l *Log) Lag(ctx context.Context) (events int64, oldest time.Duration, err error) {
 	var seconds float64
-	err = l.pool.QueryRow(ctx, `SELECT count(*), coalesce(extract(epoch FROM now() - min(at)), 0)::float8 FROM (
-		SELECT e.at FROM events e WHERE (e.xid, e.seq) > (
-			coalesce((SELECT xid FROM tree_leaves ORDER BY idx DESC LIMIT 1), '0'::xid8),
-			coalesce((SELECT seq FROM tree_leaves ORDER BY idx DESC LIMIT 1), 0))
-		ORDER BY e.xid, e.seq LIMIT 100000) waiting`).Scan(&events, &seconds)
+	var newest, last int64
+	err = firstInOrder(ctx, l.pool, []any{&events, &seconds, &newest, &last}, `SELECT count(*),
+			coalesce(extract(epoch FROM now() - min(at) FILTER (WHERE isfinite(at))), 0)::float8,
+			coalesce((SELECT seq FROM events ORDER BY xid DESC, seq DESC LIMIT 1), 0),
+			coalesce((SELECT seq FROM tree_leaves ORDER BY idx DESC LIMIT 1), 0)
+		FROM (SELECT e.at FROM events e WHERE (e.xid, e.seq) > (
+				coalesce((SELECT xid FROM tree_leaves ORDER BY idx DESC LIMIT 1), '0'::xid8),
+				coalesce((SELECT seq FROM tree_leaves ORDER BY idx DESC LIMIT 1), 0))
+			ORDER BY e.xid, e.seq LIMIT $1) waiting`, lagCounted)
+	if ahead := newest - last; events == lagCounted && newest > 0 && last >= 0 { // what an owner made up is not counted
+		events = max(events, ahead)
+	}
 	return events, max(time.Duration(seconds*float64(time.Second)), 0), err
 }

@@ -51,21 +51,19 @@ func (s *stored) bad(f tree.Fault) {
 
 // gaps names the leaves that do not follow the one before them.
 func (s *stored) gaps(size int64) error {
-	rows, err := s.l.pool.Query(s.ctx, `SELECT idx, event_id, before + 1
-		FROM (SELECT idx, event_id, lag(idx, 1, $1 - 1) OVER (ORDER BY idx) AS before FROM tree_leaves WHERE idx >= $1) l
-		WHERE idx > before + 1 ORDER BY idx`, size)
-	if err != nil {
-		return err
-	}
 	var f tree.Fault
 	var from int64
-	_, err = pgx.ForEachRow(rows, []any{&f.Index, &f.EventID, &from}, func() error {
-		s.end = min(s.end, from)
-		f.Detail = fmt.Sprintf("its leaf follows none: the one before it would be %d, and from %d on there is none", f.Index-1, from)
-		s.bad(f)
-		return nil
-	})
-	return err
+	return readInOrder(s.ctx, s.l.pool, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&f.Index, &f.EventID, &from}, func() error {
+			s.end = min(s.end, from)
+			f.Detail = fmt.Sprintf("its leaf follows none: the one before it would be %d, and from %d on there is none", f.Index-1, from)
+			s.bad(f)
+			return nil
+		})
+		return err
+	}, `SELECT idx, event_id, before + 1
+		FROM (SELECT idx, event_id, lag(idx, 1, $1 - 1) OVER (ORDER BY idx) AS before FROM tree_leaves WHERE idx >= $1) l
+		WHERE idx > before + 1 ORDER BY idx`, size)
 }
 
 // tail holds the leaves from size on against their events. It begins with the tile that the checkpoint ends in.
