@@ -18,26 +18,26 @@ func (l *Log) Export(ctx context.Context, from, to int64) (tree.Header, iter.Seq
 	if err != nil {
 		return tree.Header{}, nil, err
 	}
-	return l.export(ctx, c, from, to)
+	h, w, err := l.export(ctx, c, from, to)
+	return h, w.all, err
 }
 
 // export is an Export that a checkpoint of the whole tree goes with.
-func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h tree.Header, lines iter.Seq2[tree.Line, error], err error) {
+func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h tree.Header, w walk, err error) {
 	if to == 0 {
 		to = c.Size
 	}
 	if from < 0 || from >= to || to > c.Size {
-		return h, nil, broker.Errorf(broker.CodeInvalidRequest, "no such range: the newest checkpoint has %d events", c.Size)
+		return h, w, broker.Errorf(broker.CodeInvalidRequest, "no such range: the newest checkpoint has %d events", c.Size)
 	}
 	h = tree.Header{Origin: c.Origin, From: from, To: to, Size: c.Size, Checkpoint: c.Note}
 	if h.Left, err = l.nodes(ctx, tree.Nodes(0, from)); err != nil {
-		return h, nil, err
+		return h, w, err
 	}
 	if h.Right, err = l.nodes(ctx, tree.Nodes(to, c.Size)); err != nil {
-		return h, nil, err
+		return h, w, err
 	}
-	w := walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size}
-	return h, w.all, nil
+	return h, walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size}, nil
 }
 
 // newest is the newest checkpoint that opens: one that was altered does not keep an auditor from verifying.

@@ -61,9 +61,18 @@ func (w *walk) gone(from, to int64) error {
 	return w.strangers(w.hole.until)
 }
 
+// eventsOnly is readEvents where no leaves are.
+func (w *walk) eventsOnly(end position, limit int) ([]storedEvent, error) {
+	events, err := w.readEvents(end, limit)
+	if err == nil {
+		err = w.times.window(nil, events, w.after, end)
+	}
+	return events, err
+}
+
 // inOrder gives each leaf the event that stands in its place.
 func (w *walk) inOrder(from, to int64) error {
-	events, err := w.readEvents(w.hole.until, int(to-from))
+	events, err := w.eventsOnly(w.hole.until, int(to-from))
 	if err != nil {
 		return err
 	}
@@ -78,7 +87,7 @@ func (w *walk) inOrder(from, to int64) error {
 
 // compare finds the events of leaves by the hashes that tiles have, where there are more or fewer of them than leaves.
 func (w *walk) compare(from, to int64) error {
-	events, err := w.readEvents(w.hole.until, 2*batch)
+	events, err := w.eventsOnly(w.hole.until, 2*batch)
 	if err != nil {
 		return err
 	}
@@ -115,7 +124,7 @@ func (w *walk) compare(from, to int64) error {
 // strangers hands on the events up to a position, all of which are in no leaf.
 func (w *walk) strangers(until position) error {
 	for {
-		events, err := w.readEvents(until, batch)
+		events, err := w.eventsOnly(until, batch)
 		if err != nil || len(events) == 0 {
 			return err
 		}

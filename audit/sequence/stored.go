@@ -18,6 +18,7 @@ import (
 type stored struct {
 	l      *Log
 	ctx    context.Context
+	times  *times
 	report *tree.Report
 	end    int64 // leaves that follow each other from the first on
 	// Of each level, what the tiles of one tile above it come to: by its data, and by the root beside it. Where the two
@@ -27,8 +28,8 @@ type stored struct {
 
 // rest looks at what is stored beyond what a checkpoint of that size was held against, and at the tiles. leaves is how
 // many there are, by the number of the last; what grows meanwhile is not looked at.
-func (l *Log) rest(ctx context.Context, size, leaves int64, report *tree.Report) error {
-	s := &stored{l: l, ctx: ctx, report: report, end: leaves}
+func (l *Log) rest(ctx context.Context, size, leaves int64, times *times, report *tree.Report) error {
+	s := &stored{l: l, ctx: ctx, times: times, report: report, end: leaves}
 	if err := s.gaps(size); err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func (s *stored) tail(size int64) error {
 	}
 	h := tree.Header{Origin: s.l.keys.Origin(), From: size / tree.Width * tree.Width, To: s.end, Size: s.end}
 	h.Left = make([]tlog.Hash, len(tree.Nodes(0, h.From))) // of any value: nothing is signed that these would come to
-	w := walk{l: s.l, ctx: s.ctx, from: h.From, to: h.To}
+	w := walk{l: s.l, ctx: s.ctx, from: h.From, to: h.To, times: s.times}
 	report, err := tree.Verify(h, w.all, nil)
 	for _, f := range report.Faults {
 		if f.What == tree.Removed { // who can add a leaf can make one up

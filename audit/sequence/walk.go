@@ -23,7 +23,8 @@ type walk struct {
 	l        *Log
 	ctx      context.Context
 	from, to int64
-	end      bool // the tree that is walked through ends with to
+	end      bool   // the tree that is walked through ends with to
+	times    *times // checks the stored time ranges of what is passed; nil: nobody does
 	yield    func(tree.Line, error) bool
 
 	after position     // up to where the events have been handed on
@@ -184,6 +185,9 @@ func (w *walk) there(leaves []storedLeaf) error {
 			for n > 0 && leaves[n-1].compare(end) > 0 {
 				n--
 			}
+		}
+		if err := w.times.window(leaves[:n], events, w.after, end); err != nil {
+			return err
 		}
 		if err := w.merge(leaves[:n], events, end); err != nil {
 			return err

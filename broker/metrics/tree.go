@@ -10,7 +10,7 @@ import (
 // TreeState is how the record's tree is doing.
 type TreeState struct {
 	Refused       bool          // this process found the tree rewritten, and signs nothing more
-	LagEvents     int64         // that are not in the tree yet; counted up to 100 000
+	LagEvents     int64         // that are not in the tree yet; estimated above 500
 	Lag           time.Duration // age of the oldest of them
 	Size          int64         // of the newest checkpoint; 0: there is none
 	CheckpointAge time.Duration
