@@ -84,7 +84,7 @@ func TestHiddenFromSearchesByTime(t *testing.T) {
 	if n := find(); n != 10 {
 		t.Fatalf("%d events", n)
 	}
-	r.tamper("UPDATE event_stretches SET latest = earliest WHERE level = 0 AND earliest BETWEEN '" + at.Add(-16*time.Microsecond).Format(time.RFC3339Nano) + "' AND '" + at.Format(time.RFC3339Nano) + "'",
+	r.tamper("UPDATE event_stretches SET latest = earliest WHERE level = 0 AND earliest BETWEEN '"+at.Add(-16*time.Microsecond).Format(time.RFC3339Nano)+"' AND '"+at.Format(time.RFC3339Nano)+"'",
 		"UPDATE event_stretches SET latest = earliest WHERE level = 1")
 	if n := find(); n == 10 {
 		t.Fatal("nothing is hidden")

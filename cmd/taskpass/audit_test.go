@@ -128,6 +128,16 @@ func TestAuditFromTheCommandLine(t *testing.T) {
 	i.sql("UPDATE events SET at = at + interval '1 hour' WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)")
 	must(t, online...)
 
+	// The owner takes a guard away, and hides events from searches by time.
+	i.sql("ALTER TABLE versions DISABLE TRIGGER versions_diagram", "GRANT UPDATE ON events TO PUBLIC")
+	mustFail(t, 1, []string{"guard: table events: not of the migrations: PUBLIC may UPDATE", "the database's guards: NOT VERIFIED"}, online...)
+	i.sql("ALTER TABLE versions ENABLE TRIGGER versions_diagram", "REVOKE UPDATE ON events FROM PUBLIC")
+	must(t, online...)
+	i.sql("UPDATE event_stretches SET earliest = '-infinity' WHERE level = 0")
+	mustFail(t, 1, []string{"NOT VERIFIED: times: "}, online...)
+	i.sql("UPDATE event_stretches SET earliest = 'infinity' WHERE level = 0")
+	must(t, online...)
+
 	// The owner cuts off the end, and all that the database knows of it.
 	c.stop()
 	i.sql("DELETE FROM events WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)",
