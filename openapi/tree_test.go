@@ -190,9 +190,38 @@ func TestNoProofOfAnAlteredEvent(t *testing.T) {
 	event := a.audit("task_id=t&type=credential.issued").Events[0]
 	a.exec("UPDATE events SET body = replace(body, 'agent-17', 'agent-18') WHERE id = '" + event.ID + "'")
 	got := a.call("aud", "GET", "/v1/audit/proof/inclusion?event_id="+event.ID, "")
-	a.want(got, broker.CodeUnavailable)
+	if p := a.want(got, broker.CodeRecordTampered); p.Status != http.StatusInternalServerError || p.Retryable || p.RetryAfterSeconds != 0 {
+		t.Errorf("%+v", p)
+	}
 	if strings.Contains(got.body, "agent-18") || !strings.Contains(a.log.String(), "the stored tree is not whole") {
 		t.Errorf("%s", got.body)
+	}
+}
+
+// Whatever of the tree was altered, no answer looks like an outage, which a client would try again.
+func TestTamperingIsNoOutage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ sql, path string }{
+		"a removed event":    {"DELETE FROM events WHERE task_id = 't'", "proof/inclusion?index=1"},
+		"a removed leaf":     {"DELETE FROM tree_leaves WHERE idx = 1", "proof/inclusion?index=1"},
+		"another leaf":       {"UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 1", "proof/inclusion?index=1"},
+		"another beginning":  {"UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 0", "proof/consistency?from=1"},
+		"leaves are missing": {"DELETE FROM tree_leaves WHERE idx = 0", "tile/0/0"},
+		"the checkpoint":     {"UPDATE tree_checkpoints SET note = regexp_replace(note, E'\n\\d+\n', E'\n9\n')", "checkpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newSigned(t)
+			a.issue("t")
+			a.settle()
+			if got := a.call("aud", "GET", "/v1/audit/"+c.path, ""); got.status != http.StatusOK {
+				t.Fatalf("before: %d %s", got.status, got.body)
+			}
+			a.exec(c.sql)
+			if p := a.want(a.call("aud", "GET", "/v1/audit/"+c.path, ""), broker.CodeRecordTampered); p.Retryable {
+				t.Errorf("%+v", p)
+			}
+		})
 	}
 }
 

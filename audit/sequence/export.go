@@ -62,7 +62,7 @@ func (l *Log) nodes(ctx context.Context, nodes []tree.Node) ([]tlog.Hash, error)
 	for i, n := range nodes {
 		indexes[i] = n.Index()
 	}
-	return hashes{ctx, l.pool}.ReadHashes(indexes)
+	return hashes{ctx: ctx, q: l.pool}.ReadHashes(indexes)
 }
 
 // archived is which months have left the database, by the database's own word.

@@ -24,6 +24,16 @@ type Log struct {
 // NewLog reads from the database behind pool what was signed by one of the keys.
 func NewLog(pool *pgxpool.Pool, keys *tree.Keys) *Log { return &Log{pool, keys} }
 
+// tampered is the error for callers where the stored tree or record contradicts what was signed; any other error stays what
+// it is. The cause stays inside.
+func tampered(err error) error {
+	if !errors.Is(err, errTree) {
+		return err
+	}
+	return broker.Errorf(broker.CodeRecordTampered, "the stored audit record is not the one that was signed: "+
+		"keep the database as it is, and run `taskpass audit verify`").Because(err)
+}
+
 // newestNote is the checkpoints of a log of that name, the newest first. A tree goes on under another name after its
 // record was restored; what the old name signed is not this log's.
 const newestNote = `SELECT note FROM tree_checkpoints WHERE starts_with(note, $1 || E'\n') ORDER BY id DESC`
@@ -68,12 +78,22 @@ func (l *Log) Checkpoint(ctx context.Context) (tree.Checkpoint, error) {
 	if err != nil {
 		return tree.Checkpoint{}, err
 	}
-	return l.keys.Open([]byte(text))
+	c, err := l.keys.Open([]byte(text))
+	if err != nil {
+		return c, tampered(fmt.Errorf("%w: the newest stored checkpoint: %w", errTree, err))
+	}
+	return c, nil
 }
 
 // Include proves an event by its id, or the leaf of that index if the id is empty. A size of 0 is the newest
-// checkpoint's. What is not in the tree (yet) is not_found.
+// checkpoint's. What is not in the tree (yet) is not_found; record_tampered where the proof does not hold, or the event is
+// not the one that was signed.
 func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (in Inclusion, err error) {
+	in, err = l.include(ctx, eventID, index, size)
+	return in, tampered(err)
+}
+
+func (l *Log) include(ctx context.Context, eventID string, index, size int64) (in Inclusion, err error) {
 	if in.Signed, err = l.Checkpoint(ctx); err != nil {
 		return in, err
 	}
@@ -99,7 +119,7 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 		return in, err
 	}
 	copy(in.Leaf[:], hash) // one of another length is no leaf of this tree, and proves nothing
-	reader := hashes{ctx, l.pool}
+	reader := hashes{ctx: ctx, q: l.pool}
 	if in.Root, err = tlog.TreeHash(in.Size, reader); err != nil {
 		return in, err
 	}
@@ -117,7 +137,7 @@ func (l *Log) hold(ctx context.Context, in Inclusion) error {
 		return fmt.Errorf("%w: it does not come to the signed root", errTree)
 	}
 	if in.Size < in.Signed.Size {
-		proof, err := tlog.ProveTree(in.Signed.Size, in.Size, hashes{ctx, l.pool})
+		proof, err := tlog.ProveTree(in.Signed.Size, in.Size, hashes{ctx: ctx, q: l.pool})
 		if err != nil {
 			return err
 		}
@@ -144,8 +164,14 @@ func (l *Log) within(size int64, c tree.Checkpoint) error {
 	return nil
 }
 
-// Consist proves that the tree of to leaves extends that of from. A to of 0 is the newest checkpoint's.
+// Consist proves that the tree of to leaves extends that of from. A to of 0 is the newest checkpoint's. record_tampered where
+// the stored one does not.
 func (l *Log) Consist(ctx context.Context, from, to int64) (p Consistency, err error) {
+	p, err = l.consist(ctx, from, to)
+	return p, tampered(err)
+}
+
+func (l *Log) consist(ctx context.Context, from, to int64) (p Consistency, err error) {
 	c, err := l.Checkpoint(ctx)
 	if err != nil {
 		return p, err
@@ -160,7 +186,7 @@ func (l *Log) Consist(ctx context.Context, from, to int64) (p Consistency, err e
 		return p, broker.Errorf(broker.CodeNotFound, "a tree extends smaller ones only")
 	}
 	p = Consistency{From: from, To: to}
-	reader := hashes{ctx, l.pool}
+	reader := hashes{ctx: ctx, q: l.pool}
 	var err1, err2, err3 error
 	p.FromRoot, err1 = tlog.TreeHash(from, reader)
 	p.ToRoot, err2 = tlog.TreeHash(to, reader)
@@ -197,7 +223,8 @@ func (l *Log) Tile(ctx context.Context, level int, n int64) ([]byte, error) {
 	if n > c.Size/tree.Width || width <= 0 {
 		return nil, broker.Errorf(broker.CodeNotFound, "there is no such tile")
 	}
-	return tlog.ReadTileData(tlog.Tile{H: tree.Height, L: level, N: n, W: int(width)}, hashes{ctx, l.pool})
+	data, err := tlog.ReadTileData(tlog.Tile{H: tree.Height, L: level, N: n, W: int(width)}, hashes{ctx: ctx, q: l.pool})
+	return data, tampered(err)
 }
 
 // lagCounted is how many waiting events Lag reads at most. It is asked at every scrape.

@@ -142,7 +142,7 @@ func (r *round) extends(newest tree.Checkpoint) error {
 	return nil
 }
 
-func (r *round) hashes() hashes { return hashes{r.ctx, r.tx} }
+func (r *round) hashes() hashes { return hashes{ctx: r.ctx, q: r.tx} }
 
 // sign makes a checkpoint if one is due: when the tree has grown, and at least once a heartbeat.
 func (r *round) sign() error {

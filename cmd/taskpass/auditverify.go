@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/migrations"
@@ -70,7 +71,7 @@ func (c *auditVerifyCmd) Run(e *env) error {
 func guarded(ctx context.Context, w io.Writer, db migrations.Beginner) error {
 	changed, err := migrations.Changed(ctx, db)
 	for _, c := range changed {
-		_, _ = fmt.Fprintln(w, "guard: "+c)
+		_, _ = fmt.Fprintln(w, audit.VisibleLine("guard: "+c))
 	}
 	switch {
 	case err != nil:
@@ -136,7 +137,7 @@ func eventsOf(h tree.Header) string {
 // verdict prints a report, and is an error unless everything was held against a checkpoint and nothing is wrong.
 func verdict(w io.Writer, what string, r tree.Report, err error) error {
 	for _, f := range r.Faults {
-		_, _ = fmt.Fprintln(w, f)
+		_, _ = fmt.Fprintln(w, audit.VisibleLine(f.String())) // an event's id may be anything
 	}
 	if r.More > 0 {
 		_, _ = fmt.Fprintf(w, "and %d more\n", r.More)

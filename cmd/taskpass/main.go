@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 )
 
@@ -90,7 +91,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = nil
 	}
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		_, _ = fmt.Fprintln(stderr, "taskpass:", audit.Visible(err.Error()))
 		if e, ok := errors.AsType[*broker.Error](err); ok {
 			for _, f := range e.Faults {
 				_, _ = fmt.Fprintln(stderr, "  "+f.Pointer, f.Reason)
