@@ -219,6 +219,16 @@ func TestInterruptedIsNotDone(t *testing.T) {
 	}
 }
 
+// Whoever can write events can name them as they like: nothing of that reaches the terminal unseen.
+func TestVerdictShowsWhatNobodySees(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	err := verdict(&out, "the database", tree.Report{Faults: []tree.Fault{{What: tree.Inserted, EventID: "evt\x1b[2J\u202e\u00ad\nverified"}}}, nil)
+	if err == nil || !strings.Contains(out.String(), `evt\u001b[2J\u202e\u00ad\u000averified`) {
+		t.Errorf("%q, %v", &out, err)
+	}
+}
+
 // A record in which nothing is yet once had the events 0 to -1.
 func TestVerdictOnNothing(t *testing.T) {
 	t.Parallel()
