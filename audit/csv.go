@@ -2,7 +2,6 @@ package audit
 
 import (
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -21,7 +20,7 @@ func CSVColumns() []string {
 func CSVRow(body []byte) ([]string, error) {
 	var r record
 	if err := json.Unmarshal(body, &r); err != nil {
-		return nil, fmt.Errorf("an audit event does not decode (%d bytes)", len(body)) // err may quote the event
+		return nil, Undecodable()
 	}
 	revocation := recordRevocation{}
 	if r.Revocation != nil {
@@ -46,8 +45,9 @@ func CSVRow(body []byte) ([]string, error) {
 	return row, nil
 }
 
-// CSVText keeps a spreadsheet from taking a caller's words for a formula.
+// CSVText is a caller's words as a cell: a spreadsheet does not take it for a formula, and shows all of it.
 func CSVText(text string) string {
+	text = Visible(text)
 	if text != "" && strings.ContainsRune("=+-@\t\r\n", rune(text[0])) {
 		return "'" + text
 	}

@@ -3,11 +3,13 @@ package audit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/taskpass/taskpass/broker"
 )
@@ -52,7 +54,7 @@ func (l *Log) refused(ctx context.Context, q Query, in span, width time.Duration
 	s.what, s.conditions = "at, body", append(s.conditions, s.times(q)...)
 	events, args := s.by(q.drivers()[0]), s.args
 	sql := fmt.Sprintf("SELECT date_bin($%d, at, $%d), coalesce(body::json ->> 'code', ''), count(*) FROM (%s) newest GROUP BY 1, 2", len(args)+1, len(args)+2, events)
-	return l.planned(ctx, sql, append(args, width, q.Since), false, func(rows pgx.Rows) error {
+	err := l.planned(ctx, sql, append(args, width, q.Since), false, func(rows pgx.Rows) error {
 		var r Refused
 		_, err := pgx.ForEachRow(rows, []any{&r.From, &r.Code, &r.N}, func() error {
 			each(r)
@@ -60,4 +62,8 @@ func (l *Log) refused(ctx context.Context, q Query, in span, width time.Duration
 		})
 		return err
 	})
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "22P02" { // invalid_text_representation: not JSON
+		return Undecodable()
+	}
+	return err
 }

@@ -79,6 +79,11 @@ func Canonical(e broker.Event) ([]byte, error) {
 	return bytes.TrimRight(buf.Bytes(), "\n"), nil
 }
 
+// Undecodable is the error for an event on the record that is none: somebody else wrote it. It does not quote the event.
+func Undecodable() error {
+	return broker.Errorf(broker.CodeRecordTampered, "what is stored as an event is none: keep the database as it is, and run `taskpass audit verify`")
+}
+
 // Stamp is a time as the canonical form has it; empty for none.
 func Stamp(t time.Time) string {
 	if t.IsZero() {

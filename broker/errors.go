@@ -37,6 +37,7 @@ const (
 	CodeUpstreamThrottled   Code = "upstream_throttled"
 	CodeUpstreamRefused     Code = "upstream_refused"
 	CodeUpstreamError       Code = "upstream_error"
+	CodeRecordTampered      Code = "record_tampered"
 	CodeUnavailable         Code = "unavailable"
 	CodeCircuitOpen         Code = "circuit_open"
 	CodeUpstreamTimeout     Code = "upstream_timeout"
@@ -69,6 +70,7 @@ var codes = map[Code]struct {
 	CodeQuotaExceeded:       {http.StatusTooManyRequests, true},
 	CodePoolExhausted:       {http.StatusTooManyRequests, true},
 	CodeUpstreamThrottled:   {http.StatusTooManyRequests, true},
+	CodeRecordTampered:      {http.StatusInternalServerError, false},
 	CodeUpstreamRefused:     {http.StatusBadGateway, false},
 	CodeUpstreamError:       {http.StatusBadGateway, true},
 	CodeUnavailable:         {http.StatusServiceUnavailable, true},

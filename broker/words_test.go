@@ -27,6 +27,7 @@ var contract = map[int]string{
 	http.StatusRequestEntityTooLarge: "payload_too_large",
 	http.StatusUnprocessableEntity:   "unknown_profile unknown_scope ttl_out_of_range idempotency_mismatch",
 	http.StatusTooManyRequests:       "rate_limited quota_exceeded pool_exhausted upstream_throttled",
+	http.StatusInternalServerError:   "record_tampered",
 	http.StatusBadGateway:            "upstream_refused upstream_error",
 	http.StatusServiceUnavailable:    "unavailable circuit_open",
 	http.StatusGatewayTimeout:        "upstream_timeout",
@@ -43,8 +44,8 @@ func TestCodes(t *testing.T) {
 				t.Errorf("%s answers %d, want %d", c, c.Status(), status)
 			}
 			// What a caller must change is not retryable; what time may mend is. An upstream's refusal is for its operator, and
-			// an open circuit stays open for as long as its credential lives.
-			want := status == http.StatusTooManyRequests || status >= 500 && code != "upstream_refused" && code != "circuit_open"
+			// an open circuit stays open for as long as its credential lives. A record that was tampered with stays so.
+			want := status == http.StatusTooManyRequests || status >= 500 && code != "upstream_refused" && code != "circuit_open" && code != "record_tampered"
 			if c.Retryable() != want {
 				t.Errorf("%s is retryable: %v", c, c.Retryable())
 			}

@@ -74,7 +74,7 @@ func UpFrom(ctx context.Context, from postgres.Config, logins ...Login) error {
 	if _, err = provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrating: %w", err)
 	}
-	_, err = db.ExecContext(ctx, "GRANT SELECT ON goose_db_version TO "+ServiceRole)
+	_, err = db.ExecContext(ctx, "GRANT SELECT ON goose_db_version TO "+ServiceRole+", "+AuditorRole)
 	if racing(err) {
 		return nil
 	}

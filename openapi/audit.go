@@ -3,7 +3,6 @@ package openapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"time"
 
@@ -37,7 +36,7 @@ func (s *server) ListAuditEvents(ctx context.Context, r ListAuditEventsRequestOb
 	page := ListAuditEvents200JSONResponse{Events: make([]AuditEvent, len(found.Events)), NextCursor: found.Next}
 	for i, body := range found.Events {
 		if err := json.Unmarshal(body, &page.Events[i]); err != nil {
-			return nil, errors.New("an audit event does not decode") // err may quote the event
+			return nil, audit.Undecodable()
 		}
 	}
 	return page, nil

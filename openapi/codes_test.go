@@ -76,6 +76,11 @@ var provoked = map[broker.Code]struct {
 		a.clock.Advance(10 * time.Minute)
 		return a.call("orch", "POST", "/v1/credentials", request("pool", "t3", `"call"`))
 	}, retryAfter: 50 * time.Minute},
+	broker.CodeRecordTampered: {by: func(a *api) answer {
+		a.issue("t")
+		a.exec("UPDATE events SET body = 'C4n4ry' WHERE task_id = 't'")
+		return a.call("aud", "GET", "/v1/audit/events?task_id=t", "")
+	}},
 	broker.CodeUpstreamThrottled: {by: func(a *api) answer { return a.withFault(sandboxaws.Throttle) }, retryAfter: 2 * time.Second},
 	broker.CodeUpstreamRefused:   {by: func(a *api) answer { return a.withFault(sandboxaws.AccessDenied) }},
 	broker.CodeUpstreamError:     {by: func(a *api) answer { return a.withFault(sandboxaws.ServerError) }},

@@ -3,7 +3,6 @@ package openapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -39,7 +38,7 @@ func (s *server) TraceAudit(ctx context.Context, r TraceAuditRequestObject) (Tra
 		err = json.Unmarshal(text, &answer)
 	}
 	if err != nil {
-		return nil, errors.New("a trace does not decode") // err may quote an event
+		return nil, audit.Undecodable()
 	}
 	return answer, nil
 }

@@ -190,9 +190,38 @@ func TestNoProofOfAnAlteredEvent(t *testing.T) {
 	event := a.audit("task_id=t&type=credential.issued").Events[0]
 	a.exec("UPDATE events SET body = replace(body, 'agent-17', 'agent-18') WHERE id = '" + event.ID + "'")
 	got := a.call("aud", "GET", "/v1/audit/proof/inclusion?event_id="+event.ID, "")
-	a.want(got, broker.CodeUnavailable)
+	if p := a.want(got, broker.CodeRecordTampered); p.Status != http.StatusInternalServerError || p.Retryable || p.RetryAfterSeconds != 0 {
+		t.Errorf("%+v", p)
+	}
 	if strings.Contains(got.body, "agent-18") || !strings.Contains(a.log.String(), "the stored tree is not whole") {
 		t.Errorf("%s", got.body)
+	}
+}
+
+// Whatever of the tree was altered, no answer looks like an outage, which a client would try again.
+func TestTamperingIsNoOutage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ sql, path string }{
+		"a removed event":    {"DELETE FROM events WHERE (xid, seq) = (SELECT xid, seq FROM tree_leaves WHERE idx = 1)", "proof/inclusion?index=1"},
+		"a removed leaf":     {"DELETE FROM tree_leaves WHERE idx = 1", "proof/inclusion?index=1"},
+		"another leaf":       {"UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 1", "proof/inclusion?index=1"},
+		"another beginning":  {"UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 0", "proof/consistency?from=1"},
+		"leaves are missing": {"DELETE FROM tree_leaves WHERE idx = 0", "tile/0/0"},
+		"the checkpoint":     {"UPDATE tree_checkpoints SET note = replace(note, E'\ntime 2', E'\ntime 1')", "checkpoint"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newSigned(t)
+			a.issue("t")
+			a.settle()
+			if got := a.call("aud", "GET", "/v1/audit/"+c.path, ""); got.status != http.StatusOK {
+				t.Fatalf("before: %d %s", got.status, got.body)
+			}
+			a.exec(c.sql)
+			if p := a.want(a.call("aud", "GET", "/v1/audit/"+c.path, ""), broker.CodeRecordTampered); p.Retryable {
+				t.Errorf("%+v", p)
+			}
+		})
 	}
 }
 
@@ -207,8 +236,8 @@ func TestProofsThatAreNotHadAreReadings(t *testing.T) {
 	a.want(a.call("aud", "GET", fmt.Sprintf("/v1/audit/proof/consistency?from=%d&to=%d", first.Size, c.Size+1000), ""), broker.CodeNotFound)
 	a.want(a.call("aud", "GET", "/v1/audit/proof/inclusion?event_id=evt_x", ""), broker.CodeNotFound)
 	a.exec("UPDATE tree_leaves SET hash = sha256('x') WHERE idx = 0")
-	a.want(a.call("ops", "GET", "/v1/audit/proof/consistency?from=1", ""), broker.CodeUnavailable)
-	a.want(a.call("ops", "GET", "/v1/audit/proof/inclusion?index=0", ""), broker.CodeUnavailable)
+	a.want(a.call("ops", "GET", "/v1/audit/proof/consistency?from=1", ""), broker.CodeRecordTampered)
+	a.want(a.call("ops", "GET", "/v1/audit/proof/inclusion?index=0", ""), broker.CodeRecordTampered)
 	var got []string
 	for _, e := range a.audit("type=audit.read").Events {
 		if e.Trace["proof"] != "" {
@@ -242,9 +271,9 @@ func TestNoProofOfARemovedEvent(t *testing.T) {
 	const archived = `INSERT INTO tree_archives (month, from_idx, to_idx, events, size, sha256)
 		SELECT to_char(at AT TIME ZONE 'UTC' + interval '%d months', 'YYYY-MM'), 0, 1, 1, 1, sha256('') FROM tree_leaves WHERE event_id = '%s'`
 	path := "/v1/audit/proof/inclusion?event_id=" + event.ID
-	a.want(a.call("aud", "GET", path, ""), broker.CodeUnavailable)
+	a.want(a.call("aud", "GET", path, ""), broker.CodeRecordTampered)
 	a.exec(fmt.Sprintf(archived, 1, event.ID))
-	a.want(a.call("aud", "GET", path, ""), broker.CodeUnavailable)
+	a.want(a.call("aud", "GET", path, ""), broker.CodeRecordTampered)
 	if !strings.Contains(a.log.String(), "its month was not archived") {
 		t.Error("the log does not say why")
 	}

@@ -62,6 +62,7 @@ type Tree interface {
 // Prover gives proofs.
 type Prover interface {
 	Include(ctx context.Context, eventID string, index, size int64) (sequence.Inclusion, error)
+	IncludeSeveral(ctx context.Context, eventIDs []string) ([]sequence.Included, error)
 	Consist(ctx context.Context, from, to int64) (sequence.Consistency, error)
 }
 
@@ -95,6 +96,7 @@ type console struct {
 	Config
 	pages   *template.Template
 	guesses *broker.Guesses // of tokens, at the sign-in
+	proven  proven
 	assets  map[string]asset
 	mux     *http.ServeMux
 }
@@ -138,16 +140,20 @@ func (c *console) routes() {
 	c.mux.HandleFunc("POST /console/signin", c.signIn)
 	c.mux.HandleFunc("POST /console/signout", c.signOut)
 	c.mux.HandleFunc("GET /console/static/{name}", c.serveAsset)
-	for pattern, build := range map[string]build{
-		"GET /{$}":                 c.overview,
-		"GET /console/events":      c.events,
-		"GET /console/credentials": c.credentials,
-		"GET /console/credential":  c.credential,
-		"GET /console/task":        c.task,
-		"GET /console/trace":       c.trace,
-		"GET /console/tree":        c.tree,
-		"GET /console/event":       c.event,
+	for path, build := range map[string]build{
+		"/":                    c.overview,
+		"/console/events":      c.events,
+		"/console/credentials": c.credentials,
+		"/console/credential":  c.credential,
+		"/console/task":        c.task,
+		"/console/trace":       c.trace,
+		"/console/tree":        c.tree,
+		"/console/event":       c.event,
 	} {
+		pattern := "GET " + path
+		if path == "/" {
+			pattern += "{$}" // and nothing below it
+		}
 		c.mux.HandleFunc(pattern, c.signedIn(c.page(build)))
 	}
 	c.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -3,13 +3,13 @@ package console
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 )
 
@@ -58,7 +58,7 @@ func readEntries(bodies []json.RawMessage) ([]entry, error) {
 	list := make([]entry, len(bodies))
 	for i, body := range bodies {
 		if err := json.Unmarshal(body, &list[i]); err != nil {
-			return nil, errors.New("an audit event does not decode") // err may quote the event
+			return nil, audit.Undecodable()
 		}
 		list[i].Body = body
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -107,7 +108,7 @@ func (c *console) events(ctx context.Context, r *http.Request) (view, error) {
 		return view{}, err
 	}
 	s := search{Fields: fields, Types: broker.EventTypes(), Limits: []string{"20", "50", "100", "500", "1000"}}
-	s.Table, err = c.table(ctx, r, list)
+	s.Table, err = c.table(ctx, r, list, q)
 	if err != nil {
 		return view{}, err
 	}
@@ -155,18 +156,41 @@ func searched(fields map[string]string) map[string]string {
 	return m
 }
 
-// table puts events together with their proofs, if those are asked for.
-func (c *console) table(ctx context.Context, r *http.Request, list []entry) (table, error) {
+// table puts together the events that a query found. Each is proven, or says that it is not; the proofs themselves are shown
+// if they are asked for.
+func (c *console) table(ctx context.Context, r *http.Request, list []entry, q audit.Query) (table, error) {
 	t := table{Entries: list, Empty: "There is none."}
 	if c.Tree == nil {
 		return t, nil
 	}
-	if r.URL.Query().Get("verify") != "1" {
+	if t.Marked = r.URL.Query().Get("verify") == "1"; !t.Marked {
 		t.Verify = linkTo(r.URL, "verify", "1")
-		return t, nil
 	}
-	t.Marked = true
-	var err error
-	t.Verdict, err = c.prove(ctx, t.Entries)
-	return t, err
+	entries := pointers(list)
+	if err := c.prove(ctx, entries, t.Marked); err != nil {
+		return t, err
+	}
+	for _, e := range entries {
+		if !e.matches(q) {
+			e.Mark = notVerified("The record has the event here, and the event itself does not belong here: what it is searched by was altered.")
+		}
+	}
+	if t.Verdict = sum(entries); !t.Marked && t.Verdict.Kind != "not-verified" {
+		t.Verdict = mark{}
+	}
+	return t, nil
+}
+
+// matches tells whether the event itself is what was asked for: the record finds it by columns beside it.
+func (e *entry) matches(q audit.Query) bool {
+	for _, f := range [][2]string{
+		{q.TaskID, e.TaskID}, {q.AgentID, e.AgentID}, {q.Caller, e.Caller.Name}, {q.Profile, e.Profile}, {q.Provider, e.Provider},
+		{q.Type, e.Type}, {q.CredentialID, e.CredentialID}, {audit.Fingerprint(q.Fingerprint), e.Fingerprint},
+	} {
+		if f[0] != "" && f[0] != f[1] {
+			return false
+		}
+	}
+	return (q.UpstreamID == "" || q.UpstreamID == e.VersionID || slices.Contains(e.UpstreamIDs, q.UpstreamID)) &&
+		!e.At.Before(q.Since) && (q.Until.IsZero() || e.At.Before(q.Until))
 }

@@ -55,9 +55,14 @@ func (c *console) versions(ctx context.Context, list []broker.Credential, q audi
 	if err != nil {
 		return nil, err
 	}
+	if err := c.proveAll(ctx, asks); err != nil {
+		return nil, err
+	}
 	at := map[string]time.Time{}
 	for _, e := range asks { // the newest first, and the first ask is what counts
-		at[e.VersionID] = e.At
+		if e.Mark.Kind != "not-verified" {
+			at[e.VersionID] = e.At
+		}
 	}
 	now := c.Clock()
 	out := make([]version, len(list))
@@ -132,7 +137,7 @@ func (c *console) task(ctx context.Context, r *http.Request) (view, error) {
 	}
 	found, _, err := c.find(ctx, q)
 	if err == nil {
-		p.Table, err = c.table(ctx, r, found)
+		p.Table, err = c.table(ctx, r, found, q)
 	}
 	p.Table.Caption = "The task's newest events"
 	p.Line = c.line(p.Versions)
@@ -182,7 +187,7 @@ func (c *console) credential(ctx context.Context, r *http.Request) (view, error)
 	}
 	found, _, err := c.find(ctx, q)
 	if err == nil {
-		p.Table, err = c.table(ctx, r, found)
+		p.Table, err = c.table(ctx, r, found, q)
 	}
 	p.Table.Caption = "The credential's newest events"
 	p.Line = c.line(p.Versions)

@@ -35,6 +35,14 @@ func (l liar) Include(ctx context.Context, id string, index, size int64) (sequen
 	return in, err
 }
 
+func (l liar) IncludeSeveral(ctx context.Context, ids []string) ([]sequence.Included, error) {
+	list := make([]sequence.Included, len(ids))
+	for i, id := range ids {
+		list[i].Inclusion, list[i].Err = l.Include(ctx, id, 0, 0)
+	}
+	return list, nil
+}
+
 func (l liar) Consist(ctx context.Context, from, to int64) (sequence.Consistency, error) {
 	p, err := l.Tree.Consist(ctx, from, to)
 	if lie := l.lies.consist.Load(); lie != nil && err == nil {
@@ -93,7 +101,9 @@ func TestNoProofIsBelieved(t *testing.T) {
 		"another checkpoint": {func(in *sequence.Inclusion) error { in.Signed = former; return nil }, "for another root than the signed one", everywhere},
 		"no body, and not away": {func(in *sequence.Inclusion) error { in.Body = nil; return nil },
 			"The event is gone", []string{onEvent, onTree}},
-		"removed between the list and the proof": {func(*sequence.Inclusion) error { return sequence.ErrRemoved }, "The event is gone", everywhere},
+		"removed between the list and the proof": {func(*sequence.Inclusion) error {
+			return broker.Errorf(broker.CodeRecordTampered, "gone").Because(sequence.ErrRemoved)
+		}, "The event is gone", everywhere},
 		"no such leaf": {func(*sequence.Inclusion) error { return broker.Errorf(broker.CodeNotFound, "none") },
 			"shorter than the one that was signed", []string{onTree}},
 	} {

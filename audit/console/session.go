@@ -189,11 +189,10 @@ func (c *console) signInPage(w http.ResponseWriter, r *http.Request, status int,
 	c.render(w, r, nil, status, view{Title: "Sign in", Template: "signin", Data: f})
 }
 
-// local is a page of this console, or "/": a form leads nowhere else.
+// local is a page of this console, with the query that it was asked with, or "/": a form leads nowhere else.
 func local(next string) string {
 	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" || u.Opaque != "" || !strings.HasPrefix(u.Path, "/console/") ||
-		strings.ContainsAny(next, "\\\x00\r\n") || strings.HasPrefix(u.Path, "/console/sign") {
+	if err != nil || u.IsAbs() || u.Host != "" || u.Opaque != "" || parameters[u.Path] == nil {
 		return "/"
 	}
 	q := u.Query()

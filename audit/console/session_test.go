@@ -252,6 +252,19 @@ func TestNextIsOurs(t *testing.T) {
 		"/v1/credentials":                        "/",
 		"javascript:alert(1)":                    "/",
 		"/console/signin":                        "/",
+		"/console/../../x":                       "/",
+		"/console/..":                            "/",
+		"/console/../console/task?id=a":          "/",
+		"/console/%2e%2e/%2e%2e/x":               "/",
+		"/console/%2e%2e%2fx":                    "/",
+		"/console//evil.example":                 "/",
+		"/console/./task?id=a":                   "/",
+		"/console/task/?id=a":                    "/",
+		"/console/signout":                       "/",
+		"/console/static/console.js":             "/",
+		"/console/nothing":                       "/",
+		"/console/%74ask?id=a":                   "/console/task?id=a",
+		"/console/task?id=a#b":                   "/console/task?id=a",
 	} {
 		if p := r.visitor().try(r.tokens["aud"], next); p.header.Get("Location") != want {
 			t.Errorf("%q leads to %q", next, p.header.Get("Location"))

@@ -21,6 +21,7 @@ type traced struct {
 	More         bool
 	AtOtherTimes bool
 	Line         timeline
+	Verdict      mark   // over all events; Kind is empty if nothing is to be said
 	Archived     string // the month before which events are in files; empty: none are
 	Proven       bool   // there is a tree, which proves events
 	Events       string // all events that bear the name as it was given; empty where there may be none
@@ -74,6 +75,9 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 			t.Events = "/console/events?" + url.Values{filter: {name}}.Encode()
 		}
 	}
+	if err := c.proveStories(ctx, &t); err != nil {
+		return view{}, err
+	}
 	t.More, t.AtOtherTimes, t.Archived = found.More, found.AtOtherTimes, found.ArchivedBefore
 	t.Line = draw(drawn, c.Clock(), used)
 	v.Data, v.Sheets = t, map[string]sheet{"trace": traceSheet(t.Held)}
@@ -93,6 +97,24 @@ func holderOf(h audit.Held) (holder, error) {
 		}
 	}
 	return one, err
+}
+
+// proveStories marks the events of a trace.
+func (c *console) proveStories(ctx context.Context, t *traced) error {
+	if c.Tree == nil {
+		return nil
+	}
+	var all []*entry
+	for i := range t.Held {
+		all = append(all, pointers(t.Held[i].Story)...)
+	}
+	if err := c.prove(ctx, all, false); err != nil {
+		return err
+	}
+	if said := sum(all); said.Kind == "not-verified" || len(all) > maxProofs {
+		t.Verdict = said
+	}
+	return nil
 }
 
 // Until is when it ended, or will.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -29,33 +30,110 @@ func (m mark) Label() string {
 		"not-verified": "✗ NOT VERIFIED"}[m.Kind]
 }
 
+// Doubtful tells whether the event is not proven.
+func (m mark) Doubtful() bool { return m.Kind != "" && m.Kind != "verified" }
+
 func notVerified(format string, args ...any) mark {
 	return mark{Kind: "not-verified", Words: fmt.Sprintf(format, args...)}
 }
 
 const (
-	maxProofs = 100 // of one page: each costs some reads
+	maxProofs = 1000 // of one page
+	maxProven = 20_000
 
 	late = 2 * time.Minute // after which an event that is not in the tree is no longer just new
 )
 
-// prove holds the bytes that are shown against the newest signed checkpoint, event by event.
-func (c *console) prove(ctx context.Context, list []entry) (mark, error) {
-	verified, waiting, bad := 0, 0, 0
+// proven remembers events that were found in a signed tree: their leaf hashes. Such an event stays one that was signed,
+// whatever happens to the database, so a live page proves each event once. It holds up to twice maxProven hashes.
+type proven struct {
+	mu         sync.Mutex
+	young, old map[tlog.Hash]bool
+}
+
+func (p *proven) has(h tlog.Hash) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.young[h] || p.old[h]
+}
+
+func (p *proven) add(h tlog.Hash) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.young) >= maxProven || p.young == nil {
+		p.young, p.old = map[tlog.Hash]bool{}, p.young
+	}
+	p.young[h] = true
+}
+
+// prove compares the bytes that are shown with the newest signed checkpoint, event by event, and marks each. anew: also those
+// that were proven before.
+func (c *console) prove(ctx context.Context, list []*entry, anew bool) error {
+	var ask []*entry
+	seen := map[string]bool{}
+	for _, e := range list[:min(len(list), maxProofs)] {
+		switch {
+		case seen[e.ID]:
+			e.Mark = notVerified("An event of this id stands here twice: no more than one of them is the one that was signed.")
+		case !anew && c.proven.has(tlog.RecordHash(e.Body)):
+			e.Mark = mark{Kind: "verified"}
+		default:
+			ask = append(ask, e)
+		}
+		seen[e.ID] = true
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	ids := make([]string, len(ask))
+	for i, e := range ask {
+		ids[i] = e.ID
+	}
+	proofs, err := c.Tree.IncludeSeveral(ctx, ids)
+	if err != nil {
+		if code := broker.AsError(err).Code; code != broker.CodeNotFound && code != broker.CodeRecordTampered {
+			return err // the database is away, which says nothing of the events
+		}
+		proofs = make([]sequence.Included, len(ask))
+		for i := range proofs {
+			proofs[i].Err = err
+		}
+	}
+	for i, e := range ask {
+		in := proofs[i].Inclusion
+		e.Mark = c.included(in, e.Body, proofs[i].Err)
+		if e.Mark.Kind == "waiting" && in.Signed.At.Sub(e.At) > late {
+			e.Mark = notVerified("The event is older than the newest checkpoint, and not in the tree: it was put into the record behind the " +
+				"broker's back, or the tree is behind, such as while a transaction is open for long.")
+		}
+		if e.Mark.Kind == "verified" {
+			c.proven.add(in.Leaf)
+		}
+	}
+	return nil
+}
+
+// proveAll marks events of which only something is shown.
+func (c *console) proveAll(ctx context.Context, list []entry) error {
+	if c.Tree == nil {
+		return nil
+	}
+	return c.prove(ctx, pointers(list), false)
+}
+
+func pointers(list []entry) []*entry {
+	all := make([]*entry, len(list))
 	for i := range list {
-		if i >= maxProofs {
-			break
-		}
-		in, err := c.Tree.Include(ctx, list[i].ID, 0, 0)
-		if ctx.Err() != nil {
-			return mark{}, ctx.Err()
-		}
-		list[i].Mark = c.included(in, list[i].Body, err)
-		if list[i].Mark.Kind == "waiting" && in.Signed.At.Sub(list[i].At) > late {
-			list[i].Mark = notVerified("The event is older than the newest checkpoint, and not in the tree: it was put into the record behind the " +
-				"broker's back, or a transaction that is still open holds the tree up.")
-		}
-		switch list[i].Mark.Kind {
+		all[i] = &list[i]
+	}
+	return all
+}
+
+// sum is what the marks of a page say together. Kind is empty if nothing is to be said.
+func sum(list []*entry) mark {
+	verified, waiting, bad := 0, 0, 0
+	for _, e := range list[:min(len(list), maxProofs)] {
+		switch e.Mark.Kind {
 		case "verified":
 			verified++
 		case "waiting":
@@ -66,16 +144,16 @@ func (c *console) prove(ctx context.Context, list []entry) (mark, error) {
 	}
 	switch left := len(list) - maxProofs; {
 	case bad > 0:
-		return notVerified("%d of these %d events are not what the signed tree holds, or that cannot be shown. Run `taskpass audit verify`.", bad, len(list)), nil
+		return notVerified("%d of these %d events are not what the signed tree holds, or that cannot be shown. Run `taskpass audit verify`.", bad, len(list))
 	case left > 0:
 		return mark{Kind: "waiting", Words: fmt.Sprintf("%d are verified, %d are not yet in the tree, and %d were not checked: a page checks %d.",
-			verified, waiting, left, maxProofs)}, nil
+			verified, waiting, left, maxProofs)}
 	case waiting > 0:
-		return mark{Kind: "waiting", Words: fmt.Sprintf("%d are verified. %d are not yet in the tree: look again in a moment.", verified, waiting)}, nil
+		return mark{Kind: "waiting", Words: fmt.Sprintf("%d are verified. %d are not yet in the tree: look again in a moment.", verified, waiting)}
 	case verified == 0:
-		return mark{}, nil
+		return mark{}
 	}
-	return mark{Kind: "verified", Words: fmt.Sprintf("All %d events are, byte for byte, in the tree that the newest checkpoint signs.", verified)}, nil
+	return mark{Kind: "verified", Words: fmt.Sprintf("All %d events are, byte for byte, in the tree that the newest checkpoint signs.", verified)}
 }
 
 // included checks one proof, again and by itself: that the shown bytes are the leaf, that the leaf is below the root, and
@@ -110,8 +188,8 @@ func (c *console) included(in sequence.Inclusion, body []byte, err error) mark {
 	return mark{"verified", fmt.Sprintf("Leaf %d of %d below the root that was signed at %s UTC.", in.Index, in.Size, stamp(in.Signed.At)), in.Index}
 }
 
-// proven is the page of one event.
-type proven struct {
+// eventPage is the page of one event.
+type eventPage struct {
 	Entry entry
 	In    sequence.Inclusion
 }
@@ -126,11 +204,19 @@ func (c *console) event(ctx context.Context, r *http.Request) (view, error) {
 		return view{}, broker.Errorf(broker.CodeNotFound, "this service signs no checkpoints: its configuration has no audit.key")
 	}
 	in, err := c.Tree.Include(ctx, id, 0, 0)
-	p := proven{In: in, Entry: entry{ID: id, Body: in.Body, Mark: c.included(in, in.Body, err)}}
-	if in.Body != nil && json.Unmarshal(in.Body, &p.Entry) != nil {
-		return view{}, errors.New("an audit event does not decode")
+	switch code := broker.AsError(err); {
+	case err == nil || code.Code == broker.CodeRecordTampered:
+	case code.Code == broker.CodeNotFound:
+		return view{Title: "Event", Template: "noevent", Status: http.StatusNotFound, Data: nothing{"event", id},
+			Asked: asked("event", false, map[string]string{"event_id": id, "proof": "inclusion"})}, nil
+	default:
+		return view{}, err
 	}
-	if p.Entry.ID != id {
+	p := eventPage{In: in, Entry: entry{ID: id, Body: in.Body, Mark: c.included(in, in.Body, err)}}
+	switch unreadable := in.Body != nil && json.Unmarshal(in.Body, &p.Entry) != nil; {
+	case unreadable:
+		p.Entry = entry{ID: id, Body: in.Body, Mark: notVerified("What is stored in its place is no event.")}
+	case p.Entry.ID != id:
 		p.Entry.Mark = notVerified("Another event than %s stands in its place.", id)
 	}
 	return view{Title: "Event " + id, Template: "event", Data: p,

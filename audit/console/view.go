@@ -2,10 +2,10 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"io/fs"
 	"maps"
 	"math"
@@ -32,6 +32,7 @@ type view struct {
 	Next     build             // makes the next look of a live page; nil: what made this one
 	Seen     *checkpointSeen   // what the browser is to remember; nil: it keeps what it has
 	Sheets   map[string]sheet  // its lists, as CSV
+	Status   int               // of the answer; 0: 200
 	Data     any
 
 	URL    *url.URL
@@ -102,7 +103,7 @@ func (c *console) page(b build) func(http.ResponseWriter, *http.Request, *sessio
 		case live(r):
 			c.fail(w, r, s, broker.Errorf(broker.CodeNotFound, "this page does not change by itself"))
 		default:
-			c.render(w, r, s, http.StatusOK, v)
+			c.render(w, r, s, cmp.Or(v.Status, http.StatusOK), v)
 		}
 	}
 }
@@ -115,6 +116,9 @@ func (c *console) look(r *http.Request, b build) (view, error) {
 	if name, leaked := bearsToken(r); leaked {
 		return view{}, invalid(name, "looks like a token. Tokens are not looked up: to find who holds one, look for its fingerprint, or for the id "+
 			"that it was made with. Treat this one as leaked, for it stands in this browser's history")
+	}
+	if err := onlyKnown(r); err != nil {
+		return view{}, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
 	defer cancel()
@@ -136,27 +140,16 @@ func (c *console) render(w http.ResponseWriter, r *http.Request, s *session, sta
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(html) //nolint:gosec // html/template has escaped it, and unseen writes no markup
+	_, _ = w.Write(html) //nolint:gosec // html/template has escaped it, and what is written out is no markup
 }
 
 // drawn is a template with what it says. Characters that nobody sees, or that turn around the text beside them, are written
-// out: a caller's words could else look like ours.
+// out: otherwise a caller's words could look like ours.
 func (c *console) drawn(template string, v view) ([]byte, error) {
 	var buf bytes.Buffer
 	err := c.pages.ExecuteTemplate(&buf, template, v)
-	return []byte(unseen.Replace(buf.String())), err
+	return []byte(audit.Visible(buf.String())), err
 }
-
-// unseen are Unicode's marks of direction, and its characters without width.
-var unseen = func() *strings.Replacer {
-	var pairs []string
-	for _, span := range [][2]rune{{0x061C, 0x061C}, {0x200B, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x206F}, {0xFEFF, 0xFEFF}} {
-		for r := span[0]; r <= span[1]; r++ {
-			pairs = append(pairs, string(r), fmt.Sprintf("\\u%04x", r))
-		}
-	}
-	return strings.NewReplacer(pairs...)
-}()
 
 // statusHungUp shows in the log that the client went away before it was answered; nobody receives it.
 const statusHungUp = 499

@@ -2,7 +2,9 @@ package sequence_test
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/taskpass/taskpass/broker"
 )
@@ -39,6 +41,39 @@ func BenchmarkSequence(b *testing.B) {
 	if report := r.verify(); !report.OK() {
 		b.Error(report.Faults)
 	}
+}
+
+// BenchmarkCatchUp is how fast one process puts a backlog into the tree: events of one transaction of which the planner's
+// statistics know nothing. leaves/cpu-s is by the CPU time of this process alone, PostgreSQL's is not in it.
+func BenchmarkCatchUp(b *testing.B) {
+	const n = 200_000
+	r := newRecord(b)
+	for b.Loop() {
+		b.StopTimer()
+		r.backlog(n)
+		used := cpu(b)
+		b.StartTimer()
+		for more := true; more; {
+			var err error
+			if more, err = r.seq.Round(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StopTimer()
+		b.ReportMetric(n/(cpu(b)-used).Seconds(), "leaves/cpu-s")
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "leaves/s")
+}
+
+// cpu is the CPU time that this process has used.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkVerify is how many events a second are verified in a database of 100 000.

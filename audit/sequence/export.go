@@ -18,35 +18,31 @@ func (l *Log) Export(ctx context.Context, from, to int64) (tree.Header, iter.Seq
 	if err != nil {
 		return tree.Header{}, nil, err
 	}
-	return l.export(ctx, c, from, to)
+	h, w, err := l.export(ctx, c, from, to)
+	return h, w.all, err
 }
 
 // export is an Export that a checkpoint of the whole tree goes with.
-func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h tree.Header, lines iter.Seq2[tree.Line, error], err error) {
+func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h tree.Header, w walk, err error) {
 	if to == 0 {
 		to = c.Size
 	}
 	if from < 0 || from >= to || to > c.Size {
-		return h, nil, broker.Errorf(broker.CodeInvalidRequest, "no such range: the newest checkpoint has %d events", c.Size)
+		return h, w, broker.Errorf(broker.CodeInvalidRequest, "no such range: the newest checkpoint has %d events", c.Size)
 	}
 	h = tree.Header{Origin: c.Origin, From: from, To: to, Size: c.Size, Checkpoint: c.Note}
 	if h.Left, err = l.nodes(ctx, tree.Nodes(0, from)); err != nil {
-		return h, nil, err
+		return h, w, err
 	}
 	if h.Right, err = l.nodes(ctx, tree.Nodes(to, c.Size)); err != nil {
-		return h, nil, err
+		return h, w, err
 	}
-	w := walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size}
-	return h, w.all, nil
+	return h, walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size}, nil
 }
 
 // newest is the newest checkpoint that opens: one that was altered does not keep an auditor from verifying.
 func (l *Log) newest(ctx context.Context) (c tree.Checkpoint, err error) {
-	rows, err := l.pool.Query(ctx, newestNote+" LIMIT 1000", l.keys.Origin())
-	if err != nil {
-		return c, err
-	}
-	notes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	notes, err := collectInOrder(ctx, l.pool, pgx.RowTo[string], newestNote+" LIMIT 1000", l.keys.Origin())
 	if err != nil {
 		return c, err
 	}
@@ -66,7 +62,7 @@ func (l *Log) nodes(ctx context.Context, nodes []tree.Node) ([]tlog.Hash, error)
 	for i, n := range nodes {
 		indexes[i] = n.Index()
 	}
-	return hashes{ctx, l.pool}.ReadHashes(indexes)
+	return hashes{ctx: ctx, q: l.pool}.ReadHashes(indexes)
 }
 
 // archived is which months have left the database, by the database's own word.

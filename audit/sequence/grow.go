@@ -1,7 +1,7 @@
 package sequence
 
 import (
-	"time"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/sumdb/tlog"
@@ -15,28 +15,23 @@ func (r *round) grow() error {
 	if err != nil || len(leaves) == 0 {
 		return err
 	}
-	n := len(leaves)
-	idx, xids, seqs := make([]int64, n), make([]uint64, n), make([]int64, n)
-	ids, ats, sums := make([]string, n), make([]time.Time, n), make([][]byte, n)
-	for i, l := range leaves {
-		idx[i], xids[i], seqs[i] = r.size+int64(i), l.xid, l.seq
-		ids[i], ats[i], sums[i] = l.id, l.at, l.hash[:]
-	}
 	// Two processes that were both to write here would break the primary key: one of the transactions fails as a whole.
-	if _, err := r.tx.Exec(r.ctx, `INSERT INTO tree_leaves (idx, event_id, xid, seq, at, hash)
-		SELECT *
-		FROM unnest($1::bigint[], $2::text[], $3::xid8[], $4::bigint[], $5::timestamptz[], $6::bytea[]) AS l (idx, event_id, xid, seq, at, hash)`,
-		idx, ids, xids, seqs, ats, sums); err != nil {
+	if _, err := r.tx.CopyFrom(r.ctx, pgx.Identifier{"tree_leaves"}, []string{"idx", "event_id", "xid", "seq", "at", "hash"},
+		pgx.CopyFromSlice(len(leaves), func(i int) ([]any, error) {
+			l := &leaves[i]
+			return []any{r.size + int64(i), l.id, l.xid, l.seq, l.at, l.hash[:]}, nil
+		})); err != nil {
 		return err
 	}
 	before := r.size
-	r.size += int64(n)
-	r.last = leaves[n-1].position
-	r.more = n == maxBatch
-	return r.tiles(before)
+	r.size += int64(len(leaves))
+	r.last = leaves[len(leaves)-1].position
+	r.more = len(leaves) == maxBatch
+	return r.tiles(before, leaves)
 }
 
-// next reads the events that follow the tree's last, below every transaction that is still open.
+// next reads the events that follow the tree's last, below every transaction that is still open. Their bodies are hashed as
+// they come: of many large ones no more than one is in memory.
 func (r *round) next() ([]leaf, error) {
 	rows, err := r.tx.Query(r.ctx, `SELECT id, xid, seq, at, body FROM events
 		WHERE (xid, seq) > ($1, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -45,44 +40,83 @@ func (r *round) next() ([]leaf, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l leaf, err error) {
-		var body []byte
-		err = row.Scan(&l.id, &l.xid, &l.seq, &l.at, &body)
-		l.hash = tlog.RecordHash(body)
+		err = row.Scan(&l.id, &l.xid, &l.seq, &l.at, nil)
+		l.hash = tlog.RecordHash(row.RawValues()[4]) // a text's bytes, in either format of the protocol
 		return l, err
 	})
 }
 
-// tiles stores the tiles that have become whole, level by level.
-func (r *round) tiles(before int64) error {
+// tiles stores the tiles that have become whole, level by level. leaves are those from before on.
+func (r *round) tiles(before int64, leaves []leaf) error {
 	from, to := before/tree.Width, r.size/tree.Width
+	if from == to {
+		return nil
+	}
+	hashes, err := r.partialTile(before)
+	if err != nil {
+		return err
+	}
+	for _, l := range leaves[:to*tree.Width-before] {
+		hashes = append(hashes, l.hash[:]...)
+	}
 	for level := 0; from < to; level++ {
-		sql, args := "SELECT idx, hash FROM tree_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx", []any{from * tree.Width, to * tree.Width}
-		if level > 0 {
-			sql = "SELECT n, root FROM tree_tiles WHERE n >= $1 AND n < $2 AND level = $3 ORDER BY n"
-			args = append(args, level-1)
-		}
-		rows, err := r.tx.Query(r.ctx, sql, args...)
+		roots, err := r.store(level, from, hashes)
 		if err != nil {
 			return err
 		}
-		data, err := gather(rows, from*tree.Width)
+		first, end := from/tree.Width, to/tree.Width
+		if first == end {
+			return nil
+		}
+		// The tile above begins with roots that were stored before, and ends with some of these.
+		earlier, err := r.roots(level, first*tree.Width, from)
 		if err != nil {
 			return err
 		}
-		const size = tree.Width * tlog.HashSize
-		if int64(len(data)) != (to-from)*size {
-			return errTree
-		}
-		batch := &pgx.Batch{}
-		for n := from; n < to; n++ {
-			tile := data[(n-from)*size:][:size]
-			root := rootOf(tile)
-			batch.Queue("INSERT INTO tree_tiles (level, n, data, root) VALUES ($1, $2, $3, $4)", level, n, tile, root[:])
-		}
-		if err := r.tx.SendBatch(r.ctx, batch).Close(); err != nil {
-			return err
-		}
-		from, to = from/tree.Width, to/tree.Width
+		hashes = append(earlier, roots...)[:(end-first)*tileBytes]
+		from, to = first, end
 	}
 	return nil
+}
+
+const tileBytes = tree.Width * tlog.HashSize
+
+// partialTile reads the leaves of the tile under way that were there before.
+func (r *round) partialTile(before int64) ([]byte, error) {
+	rows, err := r.tx.Query(r.ctx, "SELECT idx, hash FROM tree_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx",
+		before/tree.Width*tree.Width, before)
+	if err != nil {
+		return nil, err
+	}
+	return whole(rows, before/tree.Width*tree.Width, before)
+}
+
+// roots reads those of the stored tiles [from, to) of a level.
+func (r *round) roots(level int, from, to int64) ([]byte, error) {
+	rows, err := r.tx.Query(r.ctx, "SELECT n, root FROM tree_tiles WHERE n >= $1 AND n < $2 AND level = $3 ORDER BY n", from, to, level)
+	if err != nil {
+		return nil, err
+	}
+	return whole(rows, from, to)
+}
+
+// whole gathers the hashes [from, to), all of which must be there.
+func whole(rows pgx.Rows, from, to int64) ([]byte, error) {
+	data, err := gather(rows, from)
+	if err == nil && int64(len(data)) != (to-from)*tlog.HashSize {
+		err = errTree
+	}
+	return data, err
+}
+
+// store stores whole tiles, of which from is the first, and gives their roots.
+func (r *round) store(level int, from int64, hashes []byte) (roots []byte, err error) {
+	tiles := slices.Collect(slices.Chunk(hashes, tileBytes))
+	_, err = r.tx.CopyFrom(r.ctx, pgx.Identifier{"tree_tiles"}, []string{"level", "n", "data", "root"},
+		pgx.CopyFromSlice(len(tiles), func(i int) ([]any, error) {
+			root := rootOf(tiles[i])
+			roots = append(roots, root[:]...)
+			return []any{int32(level), from + int64(i), tiles[i], root[:]}, nil //nolint:gosec // below 8
+		}))
+	return roots, err
 }

@@ -22,8 +22,9 @@ var errTree = errors.New("the stored tree is not whole")
 
 // hashes implements tlog.HashReader for the tree in the database.
 type hashes struct {
-	ctx context.Context
-	q   querier
+	ctx  context.Context
+	q    querier
+	kept map[place][]byte // tiles that were read; nil: each question reads its own
 }
 
 type place struct {
@@ -34,7 +35,10 @@ type place struct {
 // ReadHashes reads whole tiles in one statement, and comes to each that is not whole in one more: there is at most one
 // such a level on the way to a root.
 func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	tiles := map[place][]byte{}
+	tiles := h.kept
+	if tiles == nil {
+		tiles = map[place][]byte{}
+	}
 	var levels []int32
 	var ns []int64
 	for _, i := range indexes {
@@ -44,21 +48,11 @@ func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 			levels, ns = append(levels, int32(t.L)), append(ns, t.N) //nolint:gosec // below 8
 		}
 	}
-	rows, err := h.q.Query(h.ctx, `SELECT t.level, t.n, t.data FROM unnest($1::int[], $2::bigint[]) AS w (level, n)
-		JOIN tree_tiles t ON t.level = w.level AND t.n = w.n`, levels, ns)
-	if err != nil {
-		return nil, err
-	}
-	var level int
-	var n int64
-	var data []byte
-	if _, err := pgx.ForEachRow(rows, []any{&level, &n, &data}, func() error {
-		tiles[place{level, n}] = append([]byte(nil), data...)
-		return nil
-	}); err != nil {
+	if err := h.read(tiles, levels, ns); err != nil {
 		return nil, err
 	}
 	list := make([]tlog.Hash, len(indexes))
+	var err error
 	for i, index := range indexes {
 		t := tlog.TileForIndex(tree.Height, index)
 		at := place{t.L, t.N}
@@ -76,6 +70,26 @@ func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 		}
 	}
 	return list, nil
+}
+
+// read adds the stored ones of these tiles.
+func (h hashes) read(tiles map[place][]byte, levels []int32, ns []int64) error {
+	if len(ns) == 0 {
+		return nil
+	}
+	rows, err := h.q.Query(h.ctx, `SELECT t.level, t.n, t.data FROM unnest($1::int[], $2::bigint[]) AS w (level, n)
+		JOIN tree_tiles t ON t.level = w.level AND t.n = w.n`, levels, ns)
+	if err != nil {
+		return err
+	}
+	var level int
+	var n int64
+	var data []byte
+	_, err = pgx.ForEachRow(rows, []any{&level, &n, &data}, func() error {
+		tiles[place{level, n}] = append([]byte(nil), data...)
+		return nil
+	})
+	return err
 }
 
 // partial comes to a tile that is not stored, for it is not yet whole.

@@ -20,7 +20,8 @@ type hole struct {
 // enter measures the hole that begins at a leaf.
 func (w *walk) enter(from int64) error {
 	h := hole{}
-	err := w.l.pool.QueryRow(w.ctx, "SELECT idx, xid, seq FROM tree_leaves WHERE idx >= $1 ORDER BY idx LIMIT 1", from).Scan(&h.to, &h.until.xid, &h.until.seq)
+	err := firstInOrder(w.ctx, w.l.pool, []any{&h.to, &h.until.xid, &h.until.seq},
+		"SELECT idx, xid, seq FROM tree_leaves WHERE idx >= $1 ORDER BY idx LIMIT 1", from)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		h.to, h.until, h.open = w.to, lastPosition, true
@@ -30,8 +31,9 @@ func (w *walk) enter(from int64) error {
 		h.until = h.until.before()
 	}
 	var events int64
-	if err := w.l.pool.QueryRow(w.ctx, `SELECT count(*) FROM (SELECT FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) LIMIT $5) e`,
-		w.after.xid, w.after.seq, h.until.xid, h.until.seq, h.to-from+1).Scan(&events); err != nil {
+	if err := firstInOrder(w.ctx, w.l.pool, []any{&events},
+		`SELECT count(*) FROM (SELECT FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) LIMIT $5) e`,
+		w.after.xid, w.after.seq, h.until.xid, h.until.seq, h.to-from+1); err != nil {
 		return err
 	}
 	h.paired = events == h.to-from || h.open && events > h.to-from
@@ -59,9 +61,18 @@ func (w *walk) gone(from, to int64) error {
 	return w.strangers(w.hole.until)
 }
 
+// eventsOnly is readEvents where no leaves are.
+func (w *walk) eventsOnly(end position, limit int) ([]storedEvent, error) {
+	events, err := w.readEvents(end, limit)
+	if err == nil {
+		err = w.times.window(nil, events, w.after, end)
+	}
+	return events, err
+}
+
 // inOrder gives each leaf the event that stands in its place.
 func (w *walk) inOrder(from, to int64) error {
-	events, err := w.readEvents(w.hole.until, int(to-from))
+	events, err := w.eventsOnly(w.hole.until, int(to-from))
 	if err != nil {
 		return err
 	}
@@ -76,7 +87,7 @@ func (w *walk) inOrder(from, to int64) error {
 
 // compare finds the events of leaves by the hashes that tiles have, where there are more or fewer of them than leaves.
 func (w *walk) compare(from, to int64) error {
-	events, err := w.readEvents(w.hole.until, 2*batch)
+	events, err := w.eventsOnly(w.hole.until, 2*batch)
 	if err != nil {
 		return err
 	}
@@ -113,7 +124,7 @@ func (w *walk) compare(from, to int64) error {
 // strangers hands on the events up to a position, all of which are in no leaf.
 func (w *walk) strangers(until position) error {
 	for {
-		events, err := w.readEvents(until, batch)
+		events, err := w.eventsOnly(until, batch)
 		if err != nil || len(events) == 0 {
 			return err
 		}

@@ -24,6 +24,16 @@ type Log struct {
 // NewLog reads from the database behind pool what was signed by one of the keys.
 func NewLog(pool *pgxpool.Pool, keys *tree.Keys) *Log { return &Log{pool, keys} }
 
+// tampered is the error for callers where the stored tree or record contradicts what was signed; any other error stays what
+// it is. The cause stays inside.
+func tampered(err error) error {
+	if !errors.Is(err, errTree) {
+		return err
+	}
+	return broker.Errorf(broker.CodeRecordTampered, "the stored audit record is not the one that was signed: "+
+		"keep the database as it is, and run `taskpass audit verify`").Because(err)
+}
+
 // newestNote is the checkpoints of a log of that name, the newest first. A tree goes on under another name after its
 // record was restored; what the old name signed is not this log's.
 const newestNote = `SELECT note FROM tree_checkpoints WHERE starts_with(note, $1 || E'\n') ORDER BY id DESC`
@@ -45,10 +55,11 @@ type Inclusion struct {
 var ErrRemoved = fmt.Errorf("%w: the event of a leaf is gone, and its month was not archived", errTree)
 
 // leafWhere is a leaf, its event, and whether the month of it was archived: all as of one moment, for a month may be
-// leaving just now. Of several leaves of one event it is the first: see migrations/00006_tree.sql.
+// leaving just now. Of several leaves of one event it is the first: see migrations/00006_tree.sql. An order by idx itself
+// could make the planner walk through the whole tree in search of the event.
 const leafWhere = `SELECT l.idx, l.event_id, l.hash, e.body,
 		e.body IS NULL AND EXISTS (SELECT FROM tree_archives WHERE month = to_char(l.at AT TIME ZONE 'UTC', 'YYYY-MM'))
-	FROM (SELECT * FROM tree_leaves WHERE %s = $1 ORDER BY idx LIMIT 1) l LEFT JOIN events e ON e.xid = l.xid AND e.seq = l.seq`
+	FROM (SELECT * FROM tree_leaves WHERE %s = $1 ORDER BY idx + 0 LIMIT 1) l LEFT JOIN events e ON e.xid = l.xid AND e.seq = l.seq`
 
 // Consistency shows that the tree of To leaves begins with that of From.
 type Consistency struct {
@@ -60,19 +71,29 @@ type Consistency struct {
 // Checkpoint is the newest one; not_found before the first.
 func (l *Log) Checkpoint(ctx context.Context) (tree.Checkpoint, error) {
 	var text string
-	err := l.pool.QueryRow(ctx, newestNote+" LIMIT 1", l.keys.Origin()).Scan(&text)
+	err := firstInOrder(ctx, l.pool, []any{&text}, newestNote+" LIMIT 1", l.keys.Origin())
 	if errors.Is(err, pgx.ErrNoRows) {
 		return tree.Checkpoint{}, broker.Errorf(broker.CodeNotFound, "no checkpoint is signed yet")
 	}
 	if err != nil {
 		return tree.Checkpoint{}, err
 	}
-	return l.keys.Open([]byte(text))
+	c, err := l.keys.Open([]byte(text))
+	if err != nil {
+		return c, tampered(fmt.Errorf("%w: the newest stored checkpoint: %w", errTree, err))
+	}
+	return c, nil
 }
 
 // Include proves an event by its id, or the leaf of that index if the id is empty. A size of 0 is the newest
-// checkpoint's. What is not in the tree (yet) is not_found.
+// checkpoint's. What is not in the tree (yet) is not_found; record_tampered where the proof does not hold, or the event is
+// not the one that was signed.
 func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (in Inclusion, err error) {
+	in, err = l.include(ctx, eventID, index, size)
+	return in, tampered(err)
+}
+
+func (l *Log) include(ctx context.Context, eventID string, index, size int64) (in Inclusion, err error) {
 	if in.Signed, err = l.Checkpoint(ctx); err != nil {
 		return in, err
 	}
@@ -98,7 +119,7 @@ func (l *Log) Include(ctx context.Context, eventID string, index, size int64) (i
 		return in, err
 	}
 	copy(in.Leaf[:], hash) // one of another length is no leaf of this tree, and proves nothing
-	reader := hashes{ctx, l.pool}
+	reader := hashes{ctx: ctx, q: l.pool}
 	if in.Root, err = tlog.TreeHash(in.Size, reader); err != nil {
 		return in, err
 	}
@@ -116,7 +137,7 @@ func (l *Log) hold(ctx context.Context, in Inclusion) error {
 		return fmt.Errorf("%w: it does not come to the signed root", errTree)
 	}
 	if in.Size < in.Signed.Size {
-		proof, err := tlog.ProveTree(in.Signed.Size, in.Size, hashes{ctx, l.pool})
+		proof, err := tlog.ProveTree(in.Signed.Size, in.Size, hashes{ctx: ctx, q: l.pool})
 		if err != nil {
 			return err
 		}
@@ -143,8 +164,14 @@ func (l *Log) within(size int64, c tree.Checkpoint) error {
 	return nil
 }
 
-// Consist proves that the tree of to leaves extends that of from. A to of 0 is the newest checkpoint's.
+// Consist proves that the tree of to leaves extends that of from. A to of 0 is the newest checkpoint's. record_tampered where
+// the stored one does not.
 func (l *Log) Consist(ctx context.Context, from, to int64) (p Consistency, err error) {
+	p, err = l.consist(ctx, from, to)
+	return p, tampered(err)
+}
+
+func (l *Log) consist(ctx context.Context, from, to int64) (p Consistency, err error) {
 	c, err := l.Checkpoint(ctx)
 	if err != nil {
 		return p, err
@@ -159,7 +186,7 @@ func (l *Log) Consist(ctx context.Context, from, to int64) (p Consistency, err e
 		return p, broker.Errorf(broker.CodeNotFound, "a tree extends smaller ones only")
 	}
 	p = Consistency{From: from, To: to}
-	reader := hashes{ctx, l.pool}
+	reader := hashes{ctx: ctx, q: l.pool}
 	var err1, err2, err3 error
 	p.FromRoot, err1 = tlog.TreeHash(from, reader)
 	p.ToRoot, err2 = tlog.TreeHash(to, reader)
@@ -196,16 +223,29 @@ func (l *Log) Tile(ctx context.Context, level int, n int64) ([]byte, error) {
 	if n > c.Size/tree.Width || width <= 0 {
 		return nil, broker.Errorf(broker.CodeNotFound, "there is no such tile")
 	}
-	return tlog.ReadTileData(tlog.Tile{H: tree.Height, L: level, N: n, W: int(width)}, hashes{ctx, l.pool})
+	data, err := tlog.ReadTileData(tlog.Tile{H: tree.Height, L: level, N: n, W: int(width)}, hashes{ctx: ctx, q: l.pool})
+	return data, tampered(err)
 }
 
-// Lag is how much of the record is not in the tree yet: how many events, counted up to 100 000, and how old the oldest is.
+// lagCounted is how many waiting events Lag reads at most. It is asked at every scrape.
+const lagCounted = 500
+
+// Lag is how much of the record is not in the tree yet: how many events, and how old the oldest is. It reads lagCounted
+// events at most. Of more than that the number is how far the newest event's seq is ahead of the tree's last: transactions
+// that were rolled back make it too large, and those that overtook each other too small, by as many events as they had.
 func (l *Log) Lag(ctx context.Context) (events int64, oldest time.Duration, err error) {
 	var seconds float64
-	err = l.pool.QueryRow(ctx, `SELECT count(*), coalesce(extract(epoch FROM now() - min(at)), 0)::float8 FROM (
-		SELECT e.at FROM events e WHERE (e.xid, e.seq) > (
-			coalesce((SELECT xid FROM tree_leaves ORDER BY idx DESC LIMIT 1), '0'::xid8),
-			coalesce((SELECT seq FROM tree_leaves ORDER BY idx DESC LIMIT 1), 0))
-		ORDER BY e.xid, e.seq LIMIT 100000) waiting`).Scan(&events, &seconds)
+	var newest, last int64
+	err = firstInOrder(ctx, l.pool, []any{&events, &seconds, &newest, &last}, `SELECT count(*),
+			coalesce(extract(epoch FROM now() - min(at) FILTER (WHERE isfinite(at))), 0)::float8,
+			coalesce((SELECT seq FROM events ORDER BY xid DESC, seq DESC LIMIT 1), 0),
+			coalesce((SELECT seq FROM tree_leaves ORDER BY idx DESC LIMIT 1), 0)
+		FROM (SELECT e.at FROM events e WHERE (e.xid, e.seq) > (
+				coalesce((SELECT xid FROM tree_leaves ORDER BY idx DESC LIMIT 1), '0'::xid8),
+				coalesce((SELECT seq FROM tree_leaves ORDER BY idx DESC LIMIT 1), 0))
+			ORDER BY e.xid, e.seq LIMIT $1) waiting`, lagCounted)
+	if ahead := newest - last; events == lagCounted && newest > 0 && last >= 0 { // what an owner made up is not counted
+		events = max(events, ahead)
+	}
 	return events, max(time.Duration(seconds*float64(time.Second)), 0), err
 }

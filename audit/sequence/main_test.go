@@ -125,8 +125,13 @@ func (r *record) sequencer(known ...tree.Checkpoint) *sequence.Sequencer {
 
 func (r *record) sequencerOf(places ...sequence.Reader) *sequence.Sequencer {
 	r.t.Helper()
+	return r.sequencerOn(r.store.Pool(), places...)
+}
+
+func (r *record) sequencerOn(pool *pgxpool.Pool, places ...sequence.Reader) *sequence.Sequencer {
+	r.t.Helper()
 	s, err := sequence.New(sequence.Config{
-		Pool: r.store.Pool(), Signer: r.signer, Logger: slog.New(slog.DiscardHandler), Clock: r.clock.Now, ReadBack: places,
+		Pool: pool, Signer: r.signer, Logger: slog.New(slog.DiscardHandler), Clock: r.clock.Now, ReadBack: places,
 		Alarm: r.alarm,
 		Reached: func(ctx context.Context, point string) {
 			if r.reached != nil {

@@ -42,8 +42,11 @@ func (r *rewritten) Error() string { return r.reason }
 func (r *round) run(tx pgx.Tx) error {
 	r.tx = tx
 	var mine bool
-	// The lock goes with the transaction, whatever becomes of the process.
+	// The lock ends with the transaction, whatever happens to the process.
 	if err := tx.QueryRow(r.ctx, "SELECT pg_try_advisory_xact_lock(hashtextextended('taskpass:audit_tree', 0))").Scan(&mine); err != nil || !mine {
+		return err
+	}
+	if _, err := tx.Exec(r.ctx, "SELECT "+inOrder); err != nil {
 		return err
 	}
 	if err := r.head(); err != nil {
@@ -139,7 +142,7 @@ func (r *round) extends(newest tree.Checkpoint) error {
 	return nil
 }
 
-func (r *round) hashes() hashes { return hashes{r.ctx, r.tx} }
+func (r *round) hashes() hashes { return hashes{ctx: r.ctx, q: r.tx} }
 
 // sign makes a checkpoint if one is due: when the tree has grown, and at least once a heartbeat.
 func (r *round) sign() error {

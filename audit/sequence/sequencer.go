@@ -39,8 +39,9 @@ type Config struct {
 	Reached func(ctx context.Context, point string) // kill points, for tests: in_round, before_commit, after_commit
 }
 
-// maxBatch is how many events one round puts into the tree.
-const maxBatch = 4096
+// maxBatch is how many events one round puts into the tree. That many make what a round costs besides, above all its
+// commit, small; their bodies are not kept, so they take 3 MB.
+const maxBatch = 16384
 
 // Sequencer puts events into the tree and signs checkpoints. Every replica has one; they take turns.
 type Sequencer struct {

@@ -18,6 +18,7 @@ import (
 type stored struct {
 	l      *Log
 	ctx    context.Context
+	times  *times
 	report *tree.Report
 	end    int64 // leaves that follow each other from the first on
 	// Of each level, what the tiles of one tile above it come to: by its data, and by the root beside it. Where the two
@@ -27,8 +28,8 @@ type stored struct {
 
 // rest looks at what is stored beyond what a checkpoint of that size was held against, and at the tiles. leaves is how
 // many there are, by the number of the last; what grows meanwhile is not looked at.
-func (l *Log) rest(ctx context.Context, size, leaves int64, report *tree.Report) error {
-	s := &stored{l: l, ctx: ctx, report: report, end: leaves}
+func (l *Log) rest(ctx context.Context, size, leaves int64, times *times, report *tree.Report) error {
+	s := &stored{l: l, ctx: ctx, times: times, report: report, end: leaves}
 	if err := s.gaps(size); err != nil {
 		return err
 	}
@@ -51,21 +52,19 @@ func (s *stored) bad(f tree.Fault) {
 
 // gaps names the leaves that do not follow the one before them.
 func (s *stored) gaps(size int64) error {
-	rows, err := s.l.pool.Query(s.ctx, `SELECT idx, event_id, before + 1
-		FROM (SELECT idx, event_id, lag(idx, 1, $1 - 1) OVER (ORDER BY idx) AS before FROM tree_leaves WHERE idx >= $1) l
-		WHERE idx > before + 1 ORDER BY idx`, size)
-	if err != nil {
-		return err
-	}
 	var f tree.Fault
 	var from int64
-	_, err = pgx.ForEachRow(rows, []any{&f.Index, &f.EventID, &from}, func() error {
-		s.end = min(s.end, from)
-		f.Detail = fmt.Sprintf("its leaf follows none: the one before it would be %d, and from %d on there is none", f.Index-1, from)
-		s.bad(f)
-		return nil
-	})
-	return err
+	return readInOrder(s.ctx, s.l.pool, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&f.Index, &f.EventID, &from}, func() error {
+			s.end = min(s.end, from)
+			f.Detail = fmt.Sprintf("its leaf follows none: the one before it would be %d, and from %d on there is none", f.Index-1, from)
+			s.bad(f)
+			return nil
+		})
+		return err
+	}, `SELECT idx, event_id, before + 1
+		FROM (SELECT idx, event_id, lag(idx, 1, $1 - 1) OVER (ORDER BY idx) AS before FROM tree_leaves WHERE idx >= $1) l
+		WHERE idx > before + 1 ORDER BY idx`, size)
 }
 
 // tail holds the leaves from size on against their events. It begins with the tile that the checkpoint ends in.
@@ -75,7 +74,7 @@ func (s *stored) tail(size int64) error {
 	}
 	h := tree.Header{Origin: s.l.keys.Origin(), From: size / tree.Width * tree.Width, To: s.end, Size: s.end}
 	h.Left = make([]tlog.Hash, len(tree.Nodes(0, h.From))) // of any value: nothing is signed that these would come to
-	w := walk{l: s.l, ctx: s.ctx, from: h.From, to: h.To}
+	w := walk{l: s.l, ctx: s.ctx, from: h.From, to: h.To, times: s.times}
 	report, err := tree.Verify(h, w.all, nil)
 	for _, f := range report.Faults {
 		if f.What == tree.Removed { // who can add a leaf can make one up

@@ -23,7 +23,8 @@ type walk struct {
 	l        *Log
 	ctx      context.Context
 	from, to int64
-	end      bool // the tree that is walked through ends with to
+	end      bool   // the tree that is walked through ends with to
+	times    *times // checks the stored time ranges of what is passed; nil: nobody does
 	yield    func(tree.Line, error) bool
 
 	after position     // up to where the events have been handed on
@@ -103,8 +104,8 @@ func (w *walk) begin() error {
 	if w.from == 0 {
 		return w.nowhere("(xid, seq) = ($1, $2)", firstPosition)
 	}
-	err := w.l.pool.QueryRow(w.ctx, "SELECT xid, seq FROM tree_leaves WHERE idx < $1 ORDER BY idx DESC LIMIT 1", w.from).
-		Scan(&w.after.xid, &w.after.seq)
+	err := firstInOrder(w.ctx, w.l.pool, []any{&w.after.xid, &w.after.seq},
+		"SELECT xid, seq FROM tree_leaves WHERE idx < $1 ORDER BY idx DESC LIMIT 1", w.from)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -119,11 +120,8 @@ func (w *walk) unborn() error {
 
 // nowhere hands on events that no leaf can be of. It reads no more of them than a report would list.
 func (w *walk) nowhere(where string, at position) error {
-	rows, err := w.l.pool.Query(w.ctx, "SELECT body FROM events WHERE "+where+" ORDER BY xid, seq LIMIT $3", at.xid, at.seq, batch)
-	if err != nil {
-		return err
-	}
-	bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	bodies, err := collectInOrder(w.ctx, w.l.pool, pgx.RowTo[[]byte],
+		"SELECT body FROM events WHERE "+where+" ORDER BY xid, seq LIMIT $3", at.xid, at.seq, batch)
 	if err != nil {
 		return err
 	}
@@ -188,6 +186,9 @@ func (w *walk) there(leaves []storedLeaf) error {
 				n--
 			}
 		}
+		if err := w.times.window(leaves[:n], events, w.after, end); err != nil {
+			return err
+		}
 		if err := w.merge(leaves[:n], events, end); err != nil {
 			return err
 		}
@@ -229,44 +230,31 @@ func (w *walk) whole(before int64) error {
 }
 
 func (w *walk) readLeaves(from, to int64) ([]storedLeaf, error) {
-	rows, err := w.l.pool.Query(w.ctx, "SELECT idx, event_id, xid, seq, "+finite("at")+", hash FROM tree_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx", from, to)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l storedLeaf, err error) {
+	return collectInOrder(w.ctx, w.l.pool, func(row pgx.CollectableRow) (l storedLeaf, err error) {
 		var hash []byte
 		err = row.Scan(&l.idx, &l.id, &l.xid, &l.seq, &l.at, &hash)
 		copy(l.hash[:], hash)
 		return l, err
-	})
+	}, "SELECT idx, event_id, xid, seq, "+finite("at")+", hash FROM tree_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx", from, to)
 }
 
 func (w *walk) readTiles(from, to int64) ([]storedTile, error) {
-	rows, err := w.l.pool.Query(w.ctx, "SELECT n, data FROM tree_tiles WHERE level = 0 AND n >= $1 AND n < $2 ORDER BY n",
-		from/tree.Width, (to+tree.Width-1)/tree.Width)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t storedTile, err error) {
+	return collectInOrder(w.ctx, w.l.pool, func(row pgx.CollectableRow) (t storedTile, err error) {
 		err = row.Scan(&t.n, &t.data)
 		return t, err
-	})
+	}, "SELECT n, data FROM tree_tiles WHERE level = 0 AND n >= $1 AND n < $2 ORDER BY n", from/tree.Width, (to+tree.Width-1)/tree.Width)
 }
 
 // readEvents reads those that were not handed on yet, up to a position, and no more than so many.
 func (w *walk) readEvents(end position, limit int) ([]storedEvent, error) {
-	rows, err := w.l.pool.Query(w.ctx, `SELECT xid, seq, id, `+finite("at")+`, type, caller, task_id, agent_id, profile, provider,
-			credential_id, upstream_ids, fingerprint, body
-		FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) ORDER BY xid, seq LIMIT $5`,
-		w.after.xid, w.after.seq, end.xid, end.seq, limit)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (e storedEvent, err error) {
+	return collectInOrder(w.ctx, w.l.pool, func(row pgx.CollectableRow) (e storedEvent, err error) {
 		err = row.Scan(&e.xid, &e.seq, &e.ID, &e.At, &e.Type, &e.Caller, &e.TaskID, &e.AgentID, &e.Profile, &e.Provider,
 			&e.CredentialID, &e.UpstreamIDs, &e.Fingerprint, &e.body)
 		return e, err
-	})
+	}, `SELECT xid, seq, id, `+finite("at")+`, type, caller, task_id, agent_id, profile, provider,
+			credential_id, upstream_ids, fingerprint, body
+		FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) ORDER BY xid, seq LIMIT $5`,
+		w.after.xid, w.after.seq, end.xid, end.seq, limit)
 }
 
 // finite is a time that Go has too: an owner may write infinity, which is to be named and not to end a walk.

@@ -88,6 +88,16 @@ type claim struct {
 	note []byte // until the next one is read
 }
 
+// OriginOf is the log that a note is of by its text, whoever signed it; empty if it is no checkpoint.
+func OriginOf(note []byte) string {
+	text := note[:max(bytes.LastIndex(note, []byte("\n\n"))+1, 0)]
+	c, err := parse(string(text))
+	if err != nil {
+		return ""
+	}
+	return c.Origin
+}
+
 func (n *Notes) claims(broken *int) iter.Seq2[claim, error] {
 	return func(yield func(claim, error) bool) {
 		file, err := n.open()

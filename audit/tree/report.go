@@ -18,7 +18,8 @@ const (
 	Truncated = "truncated"  // a signed checkpoint has more events than the record
 	Forked    = "forked"     // two signed checkpoints contradict each other
 	BadTree   = "tree"       // the events are as signed, but what is stored of the tree is not
-	Unsigned  = "unsigned"   // a stored checkpoint that no known key has signed
+	Unsigned  = "unsigned"   // a stored checkpoint that no known key has signed, or that is not stored as it was signed
+	BadTimes  = "times"      // the time range that searches by time go by is not that of the events
 )
 
 // Fault is one thing wrong. It is about the leaf Index, or the leaves [Index, To).

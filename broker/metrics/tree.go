@@ -10,7 +10,7 @@ import (
 // TreeState is how the record's tree is doing.
 type TreeState struct {
 	Refused       bool          // this process found the tree rewritten, and signs nothing more
-	LagEvents     int64         // that are not in the tree yet; counted up to 100 000
+	LagEvents     int64         // that are not in the tree yet; estimated above 500
 	Lag           time.Duration // age of the oldest of them
 	Size          int64         // of the newest checkpoint; 0: there is none
 	CheckpointAge time.Duration
@@ -26,7 +26,7 @@ func (m *Metrics) WatchTree(read func(context.Context) (TreeState, error)) {
 var (
 	treeUp        = prometheus.NewDesc("taskpass_audit_tree_up", "1 if the audit tree's state could be read by this scrape.", nil, nil)
 	treeRefused   = prometheus.NewDesc("taskpass_audit_tree_refused", "1 if this process found the audit tree rewritten and signs nothing more.", nil, nil)
-	treeLagEvents = prometheus.NewDesc("taskpass_audit_tree_lag_events", "Events that are not in the audit tree yet, counted up to 100000.", nil, nil)
+	treeLagEvents = prometheus.NewDesc("taskpass_audit_tree_lag_events", "Events that are not in the audit tree yet: counted up to 500, estimated beyond.", nil, nil)
 	treeLag       = prometheus.NewDesc("taskpass_audit_tree_lag_seconds", "Age of the oldest event that is not in the audit tree yet.", nil, nil)
 	treeSize      = prometheus.NewDesc("taskpass_audit_tree_size", "Events under the newest signed checkpoint.", nil, nil)
 	treeAge       = prometheus.NewDesc("taskpass_audit_checkpoint_age_seconds", "Age of the newest signed checkpoint.", nil, nil)

@@ -128,6 +128,16 @@ func TestAuditFromTheCommandLine(t *testing.T) {
 	i.sql("UPDATE events SET at = at + interval '1 hour' WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)")
 	must(t, online...)
 
+	// The owner takes a guard away, and hides events from searches by time.
+	i.sql("ALTER TABLE versions DISABLE TRIGGER versions_diagram", "GRANT UPDATE ON events TO PUBLIC")
+	mustFail(t, 1, []string{"the database's guards: NOT VERIFIED: table events: not of the migrations: PUBLIC may UPDATE"}, online...)
+	i.sql("ALTER TABLE versions ENABLE TRIGGER versions_diagram", "REVOKE UPDATE ON events FROM PUBLIC")
+	must(t, online...)
+	i.sql("UPDATE event_stretches SET earliest = '-infinity' WHERE level = 0")
+	mustFail(t, 1, []string{"NOT VERIFIED: times: "}, online...)
+	i.sql("UPDATE event_stretches SET earliest = 'infinity' WHERE level = 0")
+	must(t, online...)
+
 	// The owner cuts off the end, and all that the database knows of it.
 	c.stop()
 	i.sql("DELETE FROM events WHERE xid = (SELECT max(xid::text::bigint)::text::xid8 FROM events)",
@@ -206,6 +216,16 @@ func TestInterruptedIsNotDone(t *testing.T) {
 		if code := run(ctx, args, strings.NewReader(""), &stdout, &stderr); code != 1 || stderr.Len() == 0 || strings.Contains(stdout.String(), "verified") {
 			t.Errorf("%q: exit code %d, %s%s", args, code, &stdout, &stderr)
 		}
+	}
+}
+
+// Whoever can write events can name them as they like: nothing of that reaches the terminal unseen.
+func TestVerdictShowsWhatNobodySees(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	err := verdict(&out, "the database", tree.Report{Faults: []tree.Fault{{What: tree.Inserted, EventID: "evt\x1b[2J\u202e\u00ad\nverified"}}}, nil)
+	if err == nil || !strings.Contains(out.String(), `evt\u001b[2J\u202e\u00ad\u000averified`) {
+		t.Errorf("%q, %v", &out, err)
 	}
 }
 

@@ -163,7 +163,9 @@ func printHeld(w io.Writer, h audit.Held) {
 	if h.ParentTaskID != "" {
 		task += " (of " + h.ParentTaskID + ")"
 	}
-	say := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+	say := func(format string, args ...any) {
+		_, _ = io.WriteString(w, audit.Visible(fmt.Sprintf(format, args...)))
+	}
 	say("%s version %d, %s\n", h.CredentialID, h.Version, h.State)
 	say("  task      %s\n  agent     %s\n  asked by  %s\n  profile   %s (%s) at %s\n", task, h.AgentID, h.Caller, h.Profile, h.Provider, h.Upstream)
 	say("  scopes    %s (asked for: %s)\n", strings.Join(h.Scopes, " "), strings.Join(h.RequestedScopes, " "))

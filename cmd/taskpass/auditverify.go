@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/audit/sequence"
 	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/migrations"
 )
 
 type auditVerifyCmd struct {
@@ -36,14 +39,14 @@ func (c *auditVerifyCmd) Run(e *env) error {
 		errs = append(errs, verdict(e.stdout, what, report, err))
 	}
 	if len(c.Events) == 0 {
-		err := withLog(e.ctx, c.database, c.trusted, func(l *sequence.Log) error {
-			report, err := l.Verify(e.ctx, nil, brought...)
-			judge("the database", report, err)
-			return nil
-		})
+		pool, err := c.open(e.ctx, "")
 		if err != nil {
 			return err
 		}
+		defer pool.Close()
+		report, err := sequence.NewLog(pool, keys).Verify(e.ctx, nil, brought...)
+		judge("the database", report, err)
+		errs = append(errs, guarded(e.ctx, e.stdout, pool))
 	}
 	for _, name := range append(c.Events, c.Archive...) {
 		report, err := verifyFile(name, keys, brought)
@@ -62,6 +65,21 @@ func (c *auditVerifyCmd) Run(e *env) error {
 	}
 	_, err = fmt.Fprintln(e.stdout, "verified")
 	return err
+}
+
+// guarded prints what guards the database otherwise than the migrations make it, and is an error unless nothing does.
+func guarded(ctx context.Context, w io.Writer, db migrations.Beginner) error {
+	changed, err := migrations.Changed(ctx, db)
+	for _, c := range changed {
+		_, _ = fmt.Fprintln(w, audit.VisibleLine("guard: "+c))
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("the database's guards: %w: %w", errNotVerified, err)
+	case len(changed) > 0:
+		return fmt.Errorf("the database's guards: %w: %s", errNotVerified, changed[0])
+	}
+	return nil
 }
 
 func verifyFile(name string, keys *tree.Keys, brought []*tree.Notes) (tree.Report, error) {
@@ -119,7 +137,7 @@ func eventsOf(h tree.Header) string {
 // verdict prints a report, and is an error unless everything was held against a checkpoint and nothing is wrong.
 func verdict(w io.Writer, what string, r tree.Report, err error) error {
 	for _, f := range r.Faults {
-		_, _ = fmt.Fprintln(w, f)
+		_, _ = fmt.Fprintln(w, audit.VisibleLine(f.String())) // an event's id may be anything
 	}
 	if r.More > 0 {
 		_, _ = fmt.Fprintf(w, "and %d more\n", r.More)

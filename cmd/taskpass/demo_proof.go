@@ -71,7 +71,7 @@ func (s *story) noProof(ctx context.Context, id string) error {
 		return err
 	}
 	problem, ok := errors.AsType[*problemError](asProblem(answer.StatusCode(), answer.Body))
-	if !ok || problem.Code != string(broker.CodeUnavailable) {
+	if !ok || problem.Code != string(broker.CodeRecordTampered) {
 		return errors.New("an altered event was proven")
 	}
 	s.say("a proof of it over the API: %d %s", problem.Status, problem.Code)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/postgres"
 )
@@ -91,7 +92,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = nil
 	}
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "taskpass:", postgres.Safe(err))
+		_, _ = fmt.Fprintln(stderr, "taskpass:", audit.Visible(postgres.Safe(err).Error()))
 		if e, ok := errors.AsType[*broker.Error](err); ok {
 			for _, f := range e.Faults {
 				_, _ = fmt.Fprintln(stderr, "  "+f.Pointer, f.Reason)

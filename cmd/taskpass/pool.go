@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/openapi/client"
 )
@@ -84,7 +85,7 @@ func (c *poolListCmd) Run(e *env) error {
 		if k.Rotation.ID != "" {
 			moved = fmt.Sprintf("%d of %d until %s", k.Rotation.Moved, k.Rotation.Holders, k.Rotation.Deadline.Format(time.RFC3339))
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", k.Name, k.State, k.Source, strings.Join(k.Scopes, " "), k.Refusals, back, moved, k.Reason)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", k.Name, k.State, k.Source, strings.Join(k.Scopes, " "), k.Refusals, back, moved, audit.VisibleLine(k.Reason))
 	}
 	return w.Flush()
 }

@@ -1152,6 +1152,7 @@ type ClientInterface interface {
 	//
 	// Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
 	// `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+	// `record_tampered` (500, not retryable) if the proof does not hold, or the event is gone or not the one that was signed.
 	//
 	// Corresponds with GET /v1/audit/proof/inclusion (the `ProveAuditInclusion` operationId).
 	ProveAuditInclusion(ctx context.Context, params *ProveAuditInclusionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1497,6 +1498,7 @@ func (c *Client) ProveAuditConsistency(ctx context.Context, params *ProveAuditCo
 //
 // Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
 // `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+// `record_tampered` (500, not retryable) if the proof does not hold, or the event is gone or not the one that was signed.
 //
 // Corresponds with GET /v1/audit/proof/inclusion (the `ProveAuditInclusion` operationId).
 func (c *Client) ProveAuditInclusion(ctx context.Context, params *ProveAuditInclusionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3552,6 +3554,7 @@ type ClientWithResponsesInterface interface {
 	//
 	// Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
 	// `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+	// `record_tampered` (500, not retryable) if the proof does not hold, or the event is gone or not the one that was signed.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5190,6 +5193,7 @@ func (c *ClientWithResponses) ProveAuditConsistencyWithResponse(ctx context.Cont
 //
 // Give `event_id` or `index`. The proof (RFC 6962 audit path) leads from the hash of `body` to `root`. Without
 // `tree_size` that is the newest checkpoint's root, and `checkpoint` signs it. Reading an event is itself recorded.
+// `record_tampered` (500, not retryable) if the proof does not hold, or the event is gone or not the one that was signed.
 //
 // Returns a wrapper object for the known response body format(s).
 //
