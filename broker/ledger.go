@@ -80,6 +80,10 @@ type Versions interface {
 	// Latest finds one with its newest version, whatever became of it; ErrNoSuch.
 	Latest(ctx context.Context, id CredentialID) (Credential, error)
 
+	// Delivered tells whether a version of the credential was ever active and not abandoned: its secret was answered, or
+	// may have been.
+	Delivered(ctx context.Context, id CredentialID) (bool, error)
+
 	// Alive lists a credential's versions that have not ended, oldest first.
 	Alive(ctx context.Context, id CredentialID) ([]Credential, error)
 

@@ -258,6 +258,11 @@ func (s *Store) Latest(ctx context.Context, id broker.CredentialID) (broker.Cred
 	return toCredential(row.Credential, row.Version)
 }
 
+// Delivered implements broker.Versions.
+func (s *Store) Delivered(ctx context.Context, id broker.CredentialID) (bool, error) {
+	return s.q.Delivered(ctx, string(id))
+}
+
 // Alive implements broker.Versions.
 func (s *Store) Alive(ctx context.Context, id broker.CredentialID) ([]broker.Credential, error) {
 	rows, err := s.q.AliveVersions(ctx, string(id))

@@ -89,6 +89,10 @@ SELECT sqlc.embed(credentials), sqlc.embed(versions)
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number;
 
+-- Delivered finds a version that was active, which alone gets a fingerprint, and was not abandoned.
+-- name: Delivered :one
+SELECT EXISTS (SELECT FROM versions WHERE credential_id = $1 AND fingerprint IS NOT NULL AND cause <> 'abandoned');
+
 -- name: SealedVersion :one
 SELECT sealed FROM versions WHERE id = $1;
 

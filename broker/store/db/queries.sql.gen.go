@@ -965,6 +965,18 @@ func (q *Queries) CutOff(ctx context.Context, arg CutOffParams) error {
 	return err
 }
 
+const Delivered = `-- name: Delivered :one
+SELECT EXISTS (SELECT FROM versions WHERE credential_id = $1 AND fingerprint IS NOT NULL AND cause <> 'abandoned')
+`
+
+// Delivered finds a version that was active, which alone gets a fingerprint, and was not abandoned.
+func (q *Queries) Delivered(ctx context.Context, credentialID string) (bool, error) {
+	row := q.db.QueryRow(ctx, Delivered, credentialID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const DeniedAt = `-- name: DeniedAt :many
 SELECT id, issued_at, expires_at, state = 'revoked' AS done, trace ->> 'source_identity' IS NOT DISTINCT FROM id AS by_source FROM versions
 WHERE upstream = $1 AND expires_at > $2 AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id
