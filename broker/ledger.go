@@ -80,6 +80,9 @@ type Versions interface {
 	// Latest finds one with its newest version, whatever became of it; ErrNoSuch.
 	Latest(ctx context.Context, id CredentialID) (Credential, error)
 
+	// Version finds one version, whatever became of it, with its credential; ErrNoSuch.
+	Version(ctx context.Context, id VersionID) (Credential, error)
+
 	// Delivered tells whether a version of the credential was ever active and not abandoned: its secret was answered, or
 	// may have been.
 	Delivered(ctx context.Context, id CredentialID) (bool, error)

@@ -89,6 +89,10 @@ SELECT sqlc.embed(credentials), sqlc.embed(versions)
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number;
 
+-- name: FindVersion :one
+SELECT sqlc.embed(credentials), sqlc.embed(versions)
+FROM versions JOIN credentials ON credentials.id = versions.credential_id WHERE versions.id = $1;
+
 -- Delivered finds a version that was active, which alone gets a fingerprint, and was not abandoned.
 -- name: Delivered :one
 SELECT EXISTS (SELECT FROM versions WHERE credential_id = $1 AND fingerprint IS NOT NULL AND cause <> 'abandoned');
@@ -418,7 +422,7 @@ FROM (
     UNION
     SELECT o.caller FROM tasks o WHERE o.id = @id AND (@caller::text = '' OR o.caller = @caller)
 ) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = @id
-ORDER BY t.caller LIMIT 100;
+ORDER BY t.caller;
 
 -- name: ParentOf :one
 SELECT parent_id, ended_at FROM tasks WHERE caller = @caller AND id = @id;

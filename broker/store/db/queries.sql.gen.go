@@ -1330,7 +1330,7 @@ FROM (
     UNION
     SELECT o.caller FROM tasks o WHERE o.id = $1 AND ($2::text = '' OR o.caller = $2)
 ) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = $1
-ORDER BY t.caller LIMIT 100
+ORDER BY t.caller
 `
 
 type FindTasksParams struct {
@@ -1393,6 +1393,66 @@ func (q *Queries) FindToken(ctx context.Context, sha256 []byte) (FindTokenRow, e
 		&i.Role,
 		&i.ExpiresAt,
 		&i.RevokedAt,
+	)
+	return i, err
+}
+
+const FindVersion = `-- name: FindVersion :one
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+FROM versions JOIN credentials ON credentials.id = versions.credential_id WHERE versions.id = $1
+`
+
+type FindVersionRow struct {
+	Credential Credential
+	Version    Version
+}
+
+func (q *Queries) FindVersion(ctx context.Context, id string) (FindVersionRow, error) {
+	row := q.db.QueryRow(ctx, FindVersion, id)
+	var i FindVersionRow
+	err := row.Scan(
+		&i.Credential.ID,
+		&i.Credential.Caller,
+		&i.Credential.TaskID,
+		&i.Credential.AgentID,
+		&i.Credential.Profile,
+		&i.Credential.Provider,
+		&i.Credential.Requested,
+		&i.Credential.Scopes,
+		&i.Credential.Metadata,
+		&i.Credential.TtlMs,
+		&i.Credential.CreatedAt,
+		&i.Credential.Current,
+		&i.Credential.HardEndAt,
+		&i.Credential.Strikes,
+		&i.Credential.Struck,
+		&i.Credential.ParentTaskID,
+		&i.Version.ID,
+		&i.Version.CredentialID,
+		&i.Version.Number,
+		&i.Version.Provider,
+		&i.Version.State,
+		&i.Version.IssuedAt,
+		&i.Version.ExpiresAt,
+		&i.Version.UpstreamExpiresAt,
+		&i.Version.SelfExpires,
+		&i.Version.Upstream,
+		&i.Version.UpstreamIds,
+		&i.Version.Trace,
+		&i.Version.Fingerprint,
+		&i.Version.Sealed,
+		&i.Version.Cause,
+		&i.Version.Reason,
+		&i.Version.Result,
+		&i.Version.EffectiveAt,
+		&i.Version.Basis,
+		&i.Version.LastError,
+		&i.Version.Attempts,
+		&i.Version.DueAt,
+		&i.Version.EndedAt,
+		&i.Version.Unclaimed,
+		&i.Version.Succeed,
+		&i.Version.Ungiven,
 	)
 	return i, err
 }
