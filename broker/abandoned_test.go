@@ -207,4 +207,3 @@ func (h *house) until(what string, ok func() bool) {
 		}
 	}
 }
-

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -16,6 +17,23 @@ var (
 	ErrRedeemed  = errors.New("the ticket was redeemed before")      // its credential is answered all the same
 	ErrVoid      = errors.New("the ticket has expired or was ended") // its credential is answered all the same
 )
+
+// LimitError is ErrOverLimit with the limits that an intent would exceed: all of them, as far as they can still be told.
+type LimitError struct{ Exceeded []Exceeded }
+
+// Exceeded is one limit that an intent would exceed.
+type Exceeded struct {
+	Of          string // "task", "agent", "profile" or "caller"
+	Live, Limit int64
+	Credentials []int // which of the intent's credentials count towards it
+}
+
+func (e Exceeded) String() string { return fmt.Sprintf("%d of this %s's %d", e.Live, e.Of, e.Limit) }
+
+func (e *LimitError) Error() string { return ErrOverLimit.Error() }
+
+// Unwrap makes it an ErrOverLimit.
+func (e *LimitError) Unwrap() error { return ErrOverLimit }
 
 // Ledger is what the broker needs of storage. State and event commit together (P4), or neither does. Every method is
 // safe for concurrent use by any number of replicas.
@@ -39,7 +57,7 @@ type Intent struct {
 
 // Versions keeps credentials and their versions.
 type Versions interface {
-	// Begin writes an intent: ErrKeyUsed, ErrTaskEnded or ErrOverLimit.
+	// Begin writes an intent: ErrKeyUsed, ErrTaskEnded or a LimitError.
 	Begin(ctx context.Context, in Intent) error
 
 	// Next writes the intent of a credential's next version, and the key and the task token of the request for it, if any: ErrMoved if its
