@@ -150,6 +150,10 @@ type Tasks interface {
 	// AliveOf lists versions of a task that have not ended, in the order of their ids from the one after, at most limit.
 	AliveOf(ctx context.Context, t Task, after VersionID, limit int) ([]Credential, error)
 
+	// TaskPending counts what is still to be ended of a task and of all tasks below it: versions that have not ended, without
+	// those that nothing can end before their time.
+	TaskPending(ctx context.Context, t Task) (int64, error)
+
 	// ClaimTasks leases ended tasks whose credentials are due for ending.
 	ClaimTasks(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Task, error)
 

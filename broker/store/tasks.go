@@ -66,6 +66,11 @@ func (s *Store) AliveOf(ctx context.Context, t broker.Task, after broker.Version
 	return list, err
 }
 
+// TaskPending implements broker.Tasks.
+func (s *Store) TaskPending(ctx context.Context, t broker.Task) (int64, error) {
+	return s.q.TaskPending(ctx, db.TaskPendingParams{ID: t.ID, Caller: t.Caller})
+}
+
 // ClaimTasks implements broker.Tasks.
 func (s *Store) ClaimTasks(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]broker.Task, error) {
 	rows, err := s.q.ClaimTasks(ctx, db.ClaimTasksParams{

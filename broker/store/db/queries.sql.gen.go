@@ -1345,7 +1345,7 @@ type FindTasksRow struct {
 	Outcome  string
 }
 
-// FindTasks also finds tasks of which only credentials are known.
+// FindTasks also finds tasks of which only credentials are known: one row for each caller, and none is left out.
 func (q *Queries) FindTasks(ctx context.Context, arg FindTasksParams) ([]FindTasksRow, error) {
 	rows, err := q.db.Query(ctx, FindTasks, arg.ID, arg.Caller)
 	if err != nil {
@@ -1776,7 +1776,7 @@ func (q *Queries) LeaveSlot(ctx context.Context, arg LeaveSlotParams) (int64, er
 
 const ListTokens = `-- name: ListTokens :many
 SELECT t.id, t.caller, c.role, t.created_at, t.expires_at, t.revoked_at
-FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id LIMIT 1000
+FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id
 `
 
 type ListTokensRow struct {
@@ -2796,6 +2796,32 @@ func (q *Queries) TaskDone(ctx context.Context, arg TaskDoneParams) error {
 	return err
 }
 
+const TaskPending = `-- name: TaskPending :one
+WITH RECURSIVE down AS (
+    SELECT $2::text AS id
+    UNION
+    SELECT t.id FROM tasks t JOIN down ON t.caller = $1 AND t.parent_id = down.id
+)
+SELECT count(*) FROM down
+    CROSS JOIN LATERAL (SELECT c.id FROM credentials c WHERE c.task_id = down.id AND c.caller = $1) c
+    JOIN versions v ON v.credential_id = c.id
+WHERE v.due_at IS NOT NULL AND v.result <> 'expires'
+`
+
+type TaskPendingParams struct {
+	Caller string
+	ID     string
+}
+
+// TaskPending counts the versions of a task, and of all tasks below it, that have not ended and that something can still
+// end before their time.
+func (q *Queries) TaskPending(ctx context.Context, arg TaskPendingParams) (int64, error) {
+	row := q.db.QueryRow(ctx, TaskPending, arg.Caller, arg.ID)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const TicketOf = `-- name: TicketOf :one
 SELECT sealed, expires_at, redeemed_at FROM tickets WHERE credential_id = $1
 `
@@ -2814,7 +2840,7 @@ func (q *Queries) TicketOf(ctx context.Context, credentialID string) (TicketOfRo
 }
 
 const Unretired = `-- name: Unretired :many
-SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at LIMIT 100
+SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at
 `
 
 type UnretiredRow struct {
