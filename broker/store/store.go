@@ -28,6 +28,8 @@ type Config struct {
 	URL      broker.Secret // postgres://…; it may bear a password
 	MaxConns int32         // zero: 16
 	Logger   *slog.Logger  // nil: nothing is logged
+
+	Clock func() time.Time // the process's own clock; nil: time.Now
 }
 
 // Store is the ledger. It is safe for concurrent use; close it when done.
@@ -38,6 +40,7 @@ type Store struct {
 	watchers  *watchers
 	locks     chan struct{} // bounds the connections that wait for, or hold, an advisory lock
 	logger    *slog.Logger
+	clock     clock
 }
 
 // Open connects. It asks nothing of the database yet: see Check.
@@ -53,6 +56,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	// A transaction that somebody forgot would hold back the audit tree; a statement that hangs would hold a request.
 	setDefault(pc.ConnConfig.RuntimeParams, "application_name", "taskpass")
 	setDefault(pc.ConnConfig.RuntimeParams, "idle_in_transaction_session_timeout", "10s")
@@ -66,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
-		locks: make(chan struct{}, pc.MaxConns)}, nil
+		locks: make(chan struct{}, pc.MaxConns), clock: clock{local: cfg.Clock}}, nil
 }
 
 func setDefault(m map[string]string, key, value string) {

@@ -12,7 +12,7 @@ import (
 func (n *node) newConsole(record *audit.Log, sealer broker.Sealer) (http.Handler, error) {
 	cfg := console.Config{
 		Record: record, Ledger: n.store, Tasks: n.store, Counts: n.store, Callers: n.callers, Recorder: n.broker,
-		Sealer: sealer, Logger: n.logger, Stopping: n.stopping,
+		Sealer: sealer, Logger: n.logger, Stopping: n.stopping, Clock: n.store.Now,
 	}
 	if n.tree != nil {
 		cfg.Tree, cfg.Refused = n.tree.log, n.tree.sequencer.Refused

@@ -85,6 +85,9 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	if err := n.store.Check(ctx, n.schema); err != nil {
 		return nil, err
 	}
+	if err := n.store.MeasureClock(ctx); err != nil {
+		return nil, fmt.Errorf("reading the database's clock: %w", err)
+	}
 	profiles, err := file.Open(ctx, n.deps())
 	if err != nil {
 		return nil, err
@@ -96,19 +99,20 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	}()
 	n.profiles = profiles
 	watch := metrics.New(n.store)
+	watch.WatchClock(n.store.ClockDifference)
 	n.broker, err = broker.New(broker.Config{
 		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
-		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
+		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached, Clock: n.store.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
-	n.callers = auth.New(n.store, nil)
+	n.callers = auth.New(n.store, n.store.Now)
 	n.record = audit.NewLog(n.store.Pool())
 	surface := openapi.Config{
 		Broker: n.broker, Audit: n.record, Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   func(ctx context.Context) error { return n.store.Check(ctx, n.schema) },
-		Metrics: watch.Handler(), Requests: watch.Request,
+		Metrics: watch.Handler(), Requests: watch.Request, ClockDifference: n.store.ClockDifference,
 	}
 	if n.tree, err = n.newTree(ctx); err != nil {
 		return nil, err
@@ -150,7 +154,7 @@ func (n *node) close() {
 func (n *node) deps() providers.Deps {
 	return providers.Deps{
 		Slots: n.store, Sealer: n.sealer, Denials: n.store, Accounts: n.store,
-		Handed: broker.Safe{Sealed: n.store, Sealer: n.sealer}, Clock: time.Now, Logger: n.logger,
+		Handed: broker.Safe{Sealed: n.store, Sealer: n.sealer}, Clock: n.store.Now, Logger: n.logger,
 	}
 }
 
@@ -160,6 +164,7 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	defer n.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
+	work.Go(func() { n.store.FollowClock(background) })
 	work.Go(func() { n.broker.Run(background) })
 	work.Go(func() { n.keepPartitions(background) })
 	work.Go(func() { n.noteTimes(background) })
