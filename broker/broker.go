@@ -33,8 +33,8 @@ type Config struct {
 	Reached func(point string)
 }
 
-// MaxClockDifference is how far a process's clock may be from the ledger's before an operator should know. What runs on the
-// process's own clock (TLS, signed requests to vendors) tolerates some minutes; NTP keeps clocks within a second.
+// MaxClockDifference is how far a process's clock may be from the ledger's before an operator should know. What runs on
+// the process's own clock (TLS, signed requests to vendors) tolerates some minutes; NTP keeps clocks within a second.
 const MaxClockDifference = 5 * time.Second
 
 // Observer watches the broker's work. Implementations are quick and safe for concurrent use.

@@ -59,8 +59,8 @@ func (b *Broker) viewTask(ctx context.Context, caller Caller, id string) (TaskVi
 }
 
 // EndTask ends a task and all below it: nothing is issued for them any more, and all that they hold is ended. When it
-// returns without error the end is durable; the view's Pending says what has not been achieved yet. Ending it again changes
-// nothing.
+// returns without error the end is durable; the view's Pending says what has not been achieved yet. Ending it again
+// changes nothing.
 func (b *Broker) EndTask(ctx context.Context, caller Caller, id, outcome string) (TaskView, error) {
 	if err := caller.mayUse(useEnd); err != nil {
 		return TaskView{}, err

@@ -61,7 +61,7 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 				return Issued{Credential: c}, err
 			}
 		}
-		if latest.Version.Number > c.Version.Number { // it may have become the current one between two looks, or one before it
+		if latest.Version.Number > c.Version.Number { // it, or one before it, may be the current one by now
 			now, err := b.Ledger.Credential(ctx, id)
 			if err != nil {
 				return Issued{Credential: c}, err

@@ -138,7 +138,8 @@ func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent,
 			return in, nil, b.refuseAll(ctx, caller, rs, taskEnded())
 		}
 		if errors.Is(err, ErrMoved) {
-			return in, nil, b.refuseAll(ctx, caller, rs, Errorf(CodeConflict, "the task has another parent: it keeps the first one"))
+			e := Errorf(CodeConflict, "the task has another parent: it keeps the first one")
+			return in, nil, b.refuseAll(ctx, caller, rs, e)
 		}
 		if err != nil {
 			return in, nil, err

@@ -18,7 +18,7 @@ var (
 	ErrVoid      = errors.New("the ticket has expired or was ended") // its credential is answered all the same
 )
 
-// LimitError is ErrOverLimit with the limits that an intent would exceed: all of them, as far as they can still be told.
+// LimitError is ErrOverLimit with every limit that an intent would exceed, as far as they can still be told.
 type LimitError struct{ Exceeded []Exceeded }
 
 // Exceeded is one limit that an intent would exceed.
@@ -150,8 +150,8 @@ type Tasks interface {
 	// AliveOf lists versions of a task that have not ended, in the order of their ids from the one after, at most limit.
 	AliveOf(ctx context.Context, t Task, after VersionID, limit int) ([]Credential, error)
 
-	// TaskPending counts what is still to be ended of a task and of all tasks below it: versions that have not ended, without
-	// those that nothing can end before their time.
+	// TaskPending counts what is still to be ended of a task and of all tasks below it: versions that have not ended,
+	// without those that nothing can end before their time.
 	TaskPending(ctx context.Context, t Task) (int64, error)
 
 	// ClaimTasks leases ended tasks whose credentials are due for ending.

@@ -114,8 +114,8 @@ func (b *Broker) activate(ctx context.Context, caller Caller, c Credential, p Pr
 	return done, nil
 }
 
-// notActivated is the error for a version that was minted and could not become active: somebody asked for its end, or it
-// took so long that the sweeper abandoned it, which is nobody's wish and may be tried again.
+// notActivated is the error for a version that was minted and could not become active: somebody requested its end, or
+// it took so long that the sweeper abandoned it, which nobody requested and may be tried again.
 func (b *Broker) notActivated(ctx context.Context, c Credential, cause error) *Error {
 	if errors.Is(cause, ErrMoved) {
 		now, err := b.Ledger.Version(ctx, c.Version.ID)

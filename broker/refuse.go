@@ -28,8 +28,8 @@ func (b *Broker) refuseAll(ctx context.Context, caller Caller, rs []Request, e *
 	return b.refuseSome(ctx, caller, rs, refused)
 }
 
-// refuseSome audits each refused request of a batch with an event of its own, and returns one error that names them all:
-// with the code of the first.
+// refuseSome audits each refused request of a batch with an event of its own, and returns one error that names them
+// all, with the code of the first.
 func (b *Broker) refuseSome(ctx context.Context, caller Caller, rs []Request, refused []refusal) error {
 	events := make([]Event, len(refused))
 	whole := *refused[0].err
@@ -49,8 +49,8 @@ func (b *Broker) refuseSome(ctx context.Context, caller Caller, rs []Request, re
 	return &whole
 }
 
-// overQuota tells for each of n requests of a batch which limits it would exceed; where that cannot be told any more, all
-// are refused without saying which.
+// overQuota tells for each of n requests of a batch which limits it would exceed. Where that cannot be told any more,
+// all are refused without saying which.
 func overQuota(over *LimitError, n int) []refusal {
 	var refused []refusal
 	for i := range n {

@@ -35,8 +35,8 @@ func (h *house) refusals(task string) []string {
 	return list
 }
 
-// A batch over its quota is answered with every credential that is over a limit and every limit that it exceeds, and each
-// is on record.
+// A batch over its quota is answered with every credential that is over a limit and every limit that it exceeds, and
+// each is on record.
 func TestBatchQuotaNamesAll(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -95,7 +95,8 @@ func TestOperatorEndsEveryCallersTask(t *testing.T) {
 	}
 }
 
-// A revocation is achieved when that of each version is: the current one may have nothing left to do while another works.
+// A revocation is achieved when that of each version is: there may be nothing left to do for the current one while
+// another works.
 func TestRevocationAnswersForEveryVersion(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
