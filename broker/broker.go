@@ -18,7 +18,7 @@ type Config struct {
 	Limits   Limits // zero: DefaultLimits
 	Lists    Lists  // where List reads; nil: the Ledger
 
-	Clock    func() time.Time // nil: time.Now
+	Clock    func() time.Time // replicas of one ledger must share it: the database's (store.Now); nil: time.Now
 	Observer Observer         // nil: nobody watches
 	Logger   *slog.Logger     // nil: nothing is logged
 
@@ -33,6 +33,10 @@ type Config struct {
 	// there. nil in production.
 	Reached func(point string)
 }
+
+// MaxClockDifference is how far a process's clock may be from the ledger's before an operator should know. What runs on
+// the process's own clock (TLS, signed requests to vendors) tolerates some minutes; NTP keeps clocks within a second.
+const MaxClockDifference = 5 * time.Second
 
 // Observer watches the broker's work. Implementations are quick and safe for concurrent use.
 type Observer interface {

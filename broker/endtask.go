@@ -9,6 +9,9 @@ import (
 // taskBatch is how many versions of a task are ended at a time.
 const taskBatch = 256
 
+// taskPage is how many credentials a view of a task lists; the list of credentials has them all.
+const taskPage = 500
+
 // Task is a task and all that it holds. What the caller may not see does not exist for it.
 func (b *Broker) Task(ctx context.Context, caller Caller, id string) (TaskView, error) {
 	if err := caller.mayUse(useSee); err != nil {
@@ -30,12 +33,34 @@ func (b *Broker) viewTask(ctx context.Context, caller Caller, id string) (TaskVi
 		return TaskView{}, Errorf(CodeNotFound, "there is no such task")
 	}
 	view := TaskView{Task: tasks[0]}
-	view.Credentials, err = b.Ledger.Credentials(ctx, Filter{Caller: name, TaskID: id, Limit: 500})
-	return view, err
+	f := Filter{Caller: name, TaskID: id, Limit: taskPage}
+	if view.Credentials, err = b.Ledger.Credentials(ctx, f); err != nil {
+		return TaskView{}, err
+	}
+	if len(view.Credentials) == taskPage {
+		f.Before, f.Limit = view.Credentials[taskPage-1].ID, 1
+		older, err := b.Ledger.Credentials(ctx, f)
+		if err != nil {
+			return TaskView{}, err
+		}
+		view.HasMore = len(older) > 0
+	}
+	for _, t := range tasks {
+		if t.EndedAt.IsZero() {
+			continue
+		}
+		n, err := b.Ledger.TaskPending(ctx, t)
+		if err != nil {
+			return TaskView{}, err
+		}
+		view.Pending += n
+	}
+	return view, nil
 }
 
 // EndTask ends a task and all below it: nothing is issued for them any more, and all that they hold is ended. When it
-// returns without error the end is durable; the view says what has been achieved so far. Ending it again changes nothing.
+// returns without error the end is durable; the view's Pending says what has not been achieved yet. Ending it again
+// changes nothing.
 func (b *Broker) EndTask(ctx context.Context, caller Caller, id, outcome string) (TaskView, error) {
 	if err := caller.mayUse(useEnd); err != nil {
 		return TaskView{}, err

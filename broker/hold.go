@@ -61,8 +61,14 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 				return Issued{Credential: c}, err
 			}
 		}
-		if latest.Version.State == StateActive && latest.Version.Number > seen { // it came between two looks
-			continue
+		if latest.Version.Number > c.Version.Number { // it, or one before it, may be the current one by now
+			now, err := b.Ledger.Credential(ctx, id)
+			if err != nil {
+				return Issued{Credential: c}, err
+			}
+			if now.Version.Number != c.Version.Number {
+				continue
+			}
 		}
 		if want != nil {
 			want.Seen = seen

@@ -81,19 +81,16 @@ func (b *Broker) issueAll(ctx context.Context, caller Caller, rs []Request, key 
 
 // notBegun is what to do when the database's constraints refused an intent.
 func (b *Broker) notBegun(ctx context.Context, caller Caller, rs []Request, key string, err error) ([]Issued, error) {
-	var e *Error
+	if over, ok := errors.AsType[*LimitError](err); ok {
+		return nil, b.refuseSome(ctx, caller, rs, overQuota(over, len(rs)))
+	}
 	switch {
 	case errors.Is(err, ErrKeyUsed):
 		return b.repeat(ctx, caller, rs, key)
 	case errors.Is(err, ErrTaskEnded):
-		e = taskEnded()
-	case errors.Is(err, ErrOverLimit):
-		e = Errorf(CodeQuotaExceeded, "too many credentials are alive: %v", err)
-		e.RetryAfter = 30 * time.Second
-	default:
-		return nil, err
+		return nil, b.refuseAll(ctx, caller, rs, taskEnded())
 	}
-	return nil, b.refuse(ctx, caller, rs[0], e)
+	return nil, err
 }
 
 func taskEnded() *Error {
@@ -105,10 +102,14 @@ func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent,
 	in := Intent{Limits: *b.limits.Load()}
 	list := make([]Issued, 0, len(rs))
 	var token Secret
+	var refused []refusal
 	for i, r := range rs {
 		p, grant, err := b.decide(caller, r)
 		if err != nil {
-			return in, nil, b.refuse(ctx, caller, r, pointInto(AsError(err), i, len(rs)))
+			refused = append(refused, refusal{i, pointInto(AsError(err), i, len(rs))})
+		}
+		if len(refused) > 0 { // nothing is issued: the others are only looked at
+			continue
 		}
 		c := b.newCredential(caller, p, r, grant)
 		event := EventIntended
@@ -128,13 +129,17 @@ func (b *Broker) plan(ctx context.Context, caller Caller, rs []Request) (Intent,
 		e := eventOf(event, caller, c.CreatedAt, c)
 		in.Credentials, in.Events, list = append(in.Credentials, c), append(in.Events, e), append(list, issued)
 	}
+	if len(refused) > 0 {
+		return in, nil, b.refuseSome(ctx, caller, rs, refused)
+	}
 	if parent := rs[0].ParentTaskID; parent != "" {
 		err := b.Ledger.AddTask(ctx, Task{Caller: caller.Name, ID: rs[0].TaskID, Parent: parent})
 		if errors.Is(err, ErrTaskEnded) {
-			return in, nil, b.refuse(ctx, caller, rs[0], taskEnded())
+			return in, nil, b.refuseAll(ctx, caller, rs, taskEnded())
 		}
 		if errors.Is(err, ErrMoved) {
-			return in, nil, b.refuse(ctx, caller, rs[0], Errorf(CodeConflict, "the task has another parent: it keeps the first one"))
+			e := Errorf(CodeConflict, "the task has another parent: it keeps the first one")
+			return in, nil, b.refuseAll(ctx, caller, rs, e)
 		}
 		if err != nil {
 			return in, nil, err
@@ -193,25 +198,6 @@ func (r Request) check() []Fault {
 		faults = append(faults, Fault{"/scopes", "names no scope"})
 	}
 	return append(faults, CheckMetadata(r.Metadata)...)
-}
-
-// refuse audits a refusal and returns it; a refusal that cannot be audited is answered as unavailable.
-func (b *Broker) refuse(ctx context.Context, caller Caller, r Request, e *Error) error {
-	p, _ := b.profile(r.Profile)
-	event := Event{
-		ID: NewEventID(), At: b.now(), Type: EventRefused, Caller: caller,
-		Provider: p.Provider, TTL: r.TTL, Code: e.Code, Faults: e.Faults,
-	}
-	// Only what has an id's form is recorded: a refused request may hold anything.
-	event.TaskID, event.AgentID, event.Profile = idOrEmpty(r.TaskID), idOrEmpty(r.AgentID), idOrEmpty(r.Profile)
-	event.ParentTask = idOrEmpty(r.ParentTaskID)
-	for _, s := range r.Scopes {
-		event.Requested = append(event.Requested, idOrEmpty(s))
-	}
-	if err := b.Ledger.Record(ctx, event); err != nil {
-		return err
-	}
-	return e
 }
 
 // idOrEmpty passes what has an id's form and is not one of our own tokens, put into the wrong field.

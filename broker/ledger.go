@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -17,6 +18,23 @@ var (
 	ErrRedeemed  = errors.New("the ticket was redeemed before")      // its credential is answered all the same
 	ErrVoid      = errors.New("the ticket has expired or was ended") // its credential is answered all the same
 )
+
+// LimitError is ErrOverLimit with every limit that an intent would exceed, as far as they can still be told.
+type LimitError struct{ Exceeded []Exceeded }
+
+// Exceeded is one limit that an intent would exceed.
+type Exceeded struct {
+	Of          string // "task", "agent", "profile" or "caller"
+	Live, Limit int64
+	Credentials []int // which of the intent's credentials count towards it
+}
+
+func (e Exceeded) String() string { return fmt.Sprintf("%d of this %s's %d", e.Live, e.Of, e.Limit) }
+
+func (e *LimitError) Error() string { return ErrOverLimit.Error() }
+
+// Unwrap makes it an ErrOverLimit.
+func (e *LimitError) Unwrap() error { return ErrOverLimit }
 
 // Ledger is what the broker needs of storage. State and event commit together (P4), or neither does. Every method is
 // safe for concurrent use by any number of replicas.
@@ -46,7 +64,7 @@ type Intent struct {
 
 // Versions keeps credentials and their versions.
 type Versions interface {
-	// Begin writes an intent: ErrKeyUsed, ErrTaskEnded or ErrOverLimit.
+	// Begin writes an intent: ErrKeyUsed, ErrTaskEnded or a LimitError.
 	Begin(ctx context.Context, in Intent) error
 
 	// Next writes the intent of a credential's next version, and the key and the task token of the request for it, if any: ErrMoved if its
@@ -87,6 +105,13 @@ type Versions interface {
 
 	// Latest finds one with its newest version, whatever became of it; ErrNoSuch.
 	Latest(ctx context.Context, id CredentialID) (Credential, error)
+
+	// Version finds one version, whatever became of it, with its credential; ErrNoSuch.
+	Version(ctx context.Context, id VersionID) (Credential, error)
+
+	// Delivered tells whether a version of the credential was ever active and not abandoned: its secret was answered, or
+	// may have been.
+	Delivered(ctx context.Context, id CredentialID) (bool, error)
 
 	// Alive lists a credential's versions that have not ended, oldest first.
 	Alive(ctx context.Context, id CredentialID) ([]Credential, error)
@@ -140,6 +165,10 @@ type Tasks interface {
 
 	// AliveOf lists versions of a task that have not ended, in the order of their ids from the one after, at most limit.
 	AliveOf(ctx context.Context, t Task, after VersionID, limit int) ([]Credential, error)
+
+	// TaskPending counts what is still to be ended of a task and of all tasks below it: versions that have not ended,
+	// without those that nothing can end before their time.
+	TaskPending(ctx context.Context, t Task) (int64, error)
 
 	// ClaimTasks leases ended tasks whose credentials are due for ending.
 	ClaimTasks(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Task, error)

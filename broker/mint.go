@@ -63,8 +63,12 @@ func (b *Broker) mint(ctx context.Context, caller Caller, i Issued, event EventT
 	if err := b.paused(p.Upstream); err != nil {
 		return i, b.unminted(ctx, caller, c, fmt.Errorf("%w: %w", ErrNotMinted, err))
 	}
-	var minted Minted
 	begun := b.now()
+	if !begun.Before(c.Version.DueAt) { // the database was slow: any replica may have abandoned it by now
+		e := Errorf(CodeUnavailable, "recording the intent took too long; nothing was minted, try again")
+		return i, b.unminted(ctx, caller, c, fmt.Errorf("%w: %w", ErrNotMinted, e))
+	}
+	var minted Minted
 	err := b.upstream(ctx, func(ctx context.Context) (err error) {
 		if minted, err = p.Upstream.Mint(ctx, c); err != nil {
 			return err
@@ -103,19 +107,31 @@ func (b *Broker) activate(ctx context.Context, caller Caller, c Credential, p Pr
 	err = b.Ledger.Activate(ctx, done, sealed, now.Add(p.Overlap), eventOf(event, caller, now, done))
 	if err != nil {
 		b.Logger.ErrorContext(ctx, "issuance not recorded; its secret was dropped", "version_id", v.ID, "error", err)
+		e := b.notActivated(ctx, c, err)
 		b.abandon(ctx, caller, c)
-		if errors.Is(err, ErrIDKnown) {
-			return c, lie("it bears the id of another one")
-		}
-		if errors.Is(err, ErrMoved) {
-			return c, Errorf(CodeCredentialEnded, "its end was asked for while it was being issued; nothing was handed out")
-		}
-		return c, Errorf(CodeUnavailable, "the issuance could not be recorded, so its secret was not handed out").Because(err)
+		return c, e
 	}
 	v.OwnID = false
 	b.Observer.Phase(c.Profile, "outcome", time.Since(start))
 	b.Reached("after_outcome")
 	return done, nil
+}
+
+// notActivated is the error for a version that was minted and could not become active: somebody requested its end, or
+// it took so long that the sweeper abandoned it, which nobody requested and may be tried again.
+func (b *Broker) notActivated(ctx context.Context, c Credential, cause error) error {
+	if errors.Is(cause, ErrIDKnown) {
+		return lie("it bears the id of another one")
+	}
+	if errors.Is(cause, ErrMoved) {
+		now, err := b.Ledger.Version(ctx, c.Version.ID)
+		if err == nil && now.Version.Cause != CauseAbandoned {
+			return Errorf(CodeCredentialEnded, "its end was requested while it was being issued; nothing was handed out")
+		}
+	}
+	e := Errorf(CodeUnavailable, "the issuance could not be recorded in time, so its secret was not handed out; try again")
+	e.RetryAfter = time.Second
+	return e.Because(cause)
 }
 
 // abandon sees to it that a version whose secret nobody was given is ended, whichever of its states the ledger holds: a
@@ -132,7 +148,7 @@ func (b *Broker) abandon(ctx context.Context, caller Caller, c Credential) {
 	}
 	err := b.Ledger.Move(ctx, lost, []State{StateIssuing}, nil, eventOf(event, caller, now, lost))
 	if errors.Is(err, ErrMoved) {
-		if alive, findErr := b.Ledger.Latest(ctx, c.ID); findErr == nil && alive.Version.ID == c.Version.ID && alive.Version.State == StateActive {
+		if alive, findErr := b.Ledger.Version(ctx, c.Version.ID); findErr == nil && alive.Version.State == StateActive {
 			if alive, err = b.beginEnd(ctx, caller, alive, CauseAbandoned); err == nil {
 				err = b.end(ctx, caller, alive)
 			}

@@ -29,24 +29,36 @@ func (b *Broker) repeat(ctx context.Context, caller Caller, rs []Request, key st
 	return b.again(ctx, caller, rs, was.Credentials)
 }
 
+// maxReplays bounds how often a repeated request looks again because another repetition of it was quicker.
+const maxReplays = 4
+
 // again is what a request was first answered. What a failure or a crash left without a secret is minted anew: all of the
-// request, since nobody was ever answered it.
+// request, since nobody was ever answered it. Of several repetitions one mints, and the others answer what it got.
 func (b *Broker) again(ctx context.Context, caller Caller, rs []Request, ids []CredentialID) ([]Issued, error) {
-	list := make([]Credential, len(ids))
+	var err error
+	for range maxReplays {
+		var out []Issued
+		if out, err = b.replay(ctx, caller, rs, ids); !errors.Is(err, ErrMoved) {
+			return out, err
+		}
+	}
+	return nil, stillAtIt(err)
+}
+
+// replay is one attempt of again. ErrMoved: a credential changed after it was judged, so judge again.
+func (b *Broker) replay(ctx context.Context, caller Caller, rs []Request, ids []CredentialID) ([]Issued, error) {
+	list := make([]judged, len(ids))
 	failed := false
 	for i, id := range ids {
-		c, err := b.settled(ctx, id)
-		if err != nil {
+		var err error
+		if list[i], err = b.judge(ctx, id); err != nil {
 			return nil, err
 		}
-		if list[i], err = b.current(ctx, c); err != nil {
-			return nil, err
-		}
-		failed = failed || cameToNothing(list[i])
+		failed = failed || list[i].undelivered
 	}
 	for _, c := range list { // what was answered and then ended is not revived, and what lives beside it is left alone
 		lives := c.Version.State == StateIssuing || c.Version.State == StateActive && b.now().Before(c.Version.ExpiresAt)
-		if !lives && !cameToNothing(c) {
+		if !lives && !c.undelivered {
 			return nil, Errorf(CodeCredentialEnded, "a credential that this key issued has ended; use a new key")
 		}
 	}
@@ -56,11 +68,44 @@ func (b *Broker) again(ctx context.Context, caller Caller, rs []Request, ids []C
 	out := make([]Issued, len(list))
 	for i, c := range list {
 		var err error
-		if out[i], err = b.asAnswered(ctx, caller, c, rs[i].Ticket); err != nil {
+		if out[i], err = b.asAnswered(ctx, caller, c.Credential, rs[i].Ticket); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// stillAtIt is the error for a request that waited for another one with the same key.
+func stillAtIt(cause error) *Error {
+	e := Errorf(CodeUnavailable, "the same request is still being worked on; ask again")
+	e.RetryAfter = time.Second
+	return e.Because(cause)
+}
+
+// judged is a credential of a repeated request: the active version, otherwise the newest one.
+type judged struct {
+	Credential
+	newest      Credential // only this version may be followed by the next one: whoever judged an older one was too late
+	undelivered bool       // no version of it was ever answered, and none will be
+}
+
+// judge waits until nothing of a credential is being minted, and finds what a repeated request is to be answered.
+func (b *Broker) judge(ctx context.Context, id CredentialID) (judged, error) {
+	newest, err := b.settled(ctx, id)
+	j := judged{newest, newest, cameToNothing(newest)}
+	if err != nil || newest.Version.State == StateActive || newest.Version.Number == 1 {
+		return j, err
+	}
+	current, err := b.Ledger.Credential(ctx, id)
+	if err == nil && current.Version.State == StateActive {
+		return judged{current, newest, false}, nil
+	}
+	if err == nil && j.undelivered { // the newest one: a refresh that failed revives nothing that was answered before
+		var delivered bool
+		delivered, err = b.Ledger.Delivered(ctx, id)
+		j.undelivered = !delivered
+	}
+	return j, err
 }
 
 // cameToNothing tells whether a version ended, or is ending, without anybody having been given its secret.
@@ -74,6 +119,9 @@ func (b *Broker) asAnswered(ctx context.Context, caller Caller, c Credential, ti
 	switch {
 	case c.Version.Unclaimed:
 		sealed, expires, err := b.Ledger.TicketOf(ctx, c.ID)
+		if errors.Is(err, ErrNoSuch) { // it was redeemed or ended between two looks
+			err = ErrMoved
+		}
 		if err != nil {
 			return Issued{}, err
 		}
@@ -88,7 +136,8 @@ func (b *Broker) asAnswered(ctx context.Context, caller Caller, c Credential, ti
 }
 
 // anew mints the next version of each credential of a request that came to nothing. What lives of it is ended first.
-func (b *Broker) anew(ctx context.Context, caller Caller, rs []Request, list []Credential) ([]Issued, error) {
+// ErrMoved: another repetition did so first, or does it now.
+func (b *Broker) anew(ctx context.Context, caller Caller, rs []Request, list []judged) ([]Issued, error) {
 	ctx = context.WithoutCancel(ctx) // half of it is nothing
 	if rs[0].Ticket {
 		return nil, Errorf(CodeTicketRedeemed, "the ticket that this key issued was used up; use a new key for another")
@@ -97,27 +146,21 @@ func (b *Broker) anew(ctx context.Context, caller Caller, rs []Request, list []C
 	var stored *NewTaskToken
 	if rs[0].TaskToken { // the first one's value is lost with its secret
 		token = NewToken(PrefixTask)
-		stored = newTaskToken(token, list[0])
+		stored = newTaskToken(token, list[0].Credential)
 	}
 	out := make([]Issued, len(list))
 	for i, c := range list {
 		if c.Version.State == StateActive {
-			b.abandon(ctx, caller, c)
+			b.abandon(ctx, caller, c.Credential)
 		}
-		latest, err := b.Ledger.Latest(ctx, c.ID)
-		if err == nil {
-			latest, err = b.next(ctx, caller, latest, nil, stored)
-		}
-		if errors.Is(err, ErrMoved) { // another repetition is at it
-			err = Errorf(CodeUnavailable, "the same request is still being worked on; ask again").Because(err)
-		}
+		next, err := b.next(ctx, caller, c.newest, nil, stored)
 		if err != nil {
 			for _, begun := range out[:i] {
 				b.abandon(ctx, caller, begun.Credential)
 			}
 			return nil, err
 		}
-		out[i], stored = Issued{Credential: latest}, nil
+		out[i], stored = Issued{Credential: next}, nil
 		out[i].Secret.TaskToken = token
 	}
 	return b.mintAll(ctx, caller, out)
@@ -149,18 +192,6 @@ func newRequestKey(caller Caller, key string, request any, now time.Time) (*Requ
 	return &RequestKey{Caller: owner, SHA256: HashToken(key), RequestSHA256: sum[:], At: now, ExpiresAt: now.Add(keyLifetime)}, nil
 }
 
-// current is the credential with its current version if that is active, else as it was given.
-func (b *Broker) current(ctx context.Context, latest Credential) (Credential, error) {
-	if latest.Version.State == StateActive || latest.Version.Number == 1 {
-		return latest, nil
-	}
-	c, err := b.Ledger.Credential(ctx, latest.ID)
-	if err != nil || c.Version.State != StateActive {
-		return latest, err
-	}
-	return c, nil
-}
-
 // settled waits until a credential's newest version is no longer being minted, by a request that may have died meanwhile:
 // then, at its due time, it is taken for lost.
 func (b *Broker) settled(ctx context.Context, id CredentialID) (Credential, error) {
@@ -181,9 +212,7 @@ func (b *Broker) settled(ctx context.Context, id CredentialID) (Credential, erro
 		}
 		select {
 		case <-ctx.Done():
-			e := Errorf(CodeUnavailable, "the same request is still being worked on; ask again")
-			e.RetryAfter = time.Second
-			return c, e.Because(ctx.Err())
+			return c, stillAtIt(ctx.Err())
 		case <-changed:
 		case <-tick.C:
 		}
@@ -197,7 +226,7 @@ func (b *Broker) open(ctx context.Context, caller Caller, c Credential) (Issued,
 		return Issued{}, err
 	}
 	if sealed == nil { // it ended between two looks
-		return Issued{}, ended(c)
+		return Issued{}, Errorf(CodeCredentialEnded, "the version has just ended").Because(ErrMoved)
 	}
 	bundle, err := openBundle(b.Sealer, sealed, c.Version.ID)
 	if err != nil {

@@ -167,6 +167,9 @@ func (b *Broker) succeed(ctx context.Context, c Credential) error {
 	if err != nil {
 		return err
 	}
+	if latest.Version.State == StateActive && latest.Version.Number > c.Version.Number { // its holder refreshed meanwhile
+		return nil
+	}
 	if latest.Version.State == StateIssuing { // somebody is at it
 		return b.putOff(ctx, c, b.now().Add(jitter(succeedRetry)))
 	}

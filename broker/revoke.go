@@ -47,6 +47,17 @@ func (b *Broker) Revoke(ctx context.Context, caller Caller, id CredentialID, rea
 	return b.endAll(context.WithoutCancel(ctx), caller, c, CauseRevoked, reason)
 }
 
+// Achieved tells whether all that can be achieved of a credential's end now is achieved, for each of its versions.
+func (b *Broker) Achieved(ctx context.Context, id CredentialID) (bool, error) {
+	alive, err := b.Ledger.Alive(ctx, id)
+	for _, c := range alive {
+		if c.Version.Revocation.Result != ResultExpires {
+			return false, err
+		}
+	}
+	return err == nil, err
+}
+
 // endAll ends every version of a credential and answers its state afterwards.
 func (b *Broker) endAll(ctx context.Context, caller Caller, c Credential, cause Cause, reason string) (Credential, error) {
 	// A refresh that looked before the wish was durable may have added a version: look again until there is no new one.

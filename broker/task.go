@@ -19,7 +19,9 @@ type Task struct {
 // TaskView is a task and all that it holds, as one caller may see it.
 type TaskView struct {
 	Task
-	Credentials []Credential
+	Credentials []Credential // the newest of them, at most taskPage
+	HasMore     bool         // there are older ones that are not listed
+	Pending     int64        // of an ended task: versions, also of the tasks below it, whose end is still being achieved
 }
 
 // MaxIDLength is the longest task or agent id, in bytes.

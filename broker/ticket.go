@@ -62,7 +62,11 @@ func (b *Broker) redeem(ctx context.Context, client Caller, ticket string) (Issu
 	b.Reached("after_redeem")
 	issued, err := b.mint(context.WithoutCancel(ctx), client, Issued{Credential: c}, EventIssued)
 	b.Reached("after_redeem_outcome")
-	return issued, err
+	if e := AsError(err); e != nil { // whatever its code says of trying again
+		e.Message += "; the ticket is used up: issue another"
+		return issued, e
+	}
+	return issued, nil
 }
 
 // reused puts a second redemption on the record, for it means that somebody has a ticket that was not theirs.

@@ -882,12 +882,20 @@ type Status string
 
 // Task defines model for Task.
 type Task struct {
-	Credentials  []Credential `json:"credentials"`
-	EndedAt      time.Time    `json:"ended_at,omitempty,omitzero"`
-	Outcome      string       `json:"outcome,omitempty,omitzero"`
-	ParentTaskID string       `json:"parent_task_id,omitempty,omitzero"`
-	Status       TaskStatus   `json:"status"`
-	TaskID       string       `json:"task_id"`
+	// Credentials The task's own, newest first, at most 500.
+	Credentials []Credential `json:"credentials"`
+	EndedAt     time.Time    `json:"ended_at,omitempty,omitzero"`
+
+	// HasMore `true`: there are older credentials that are not listed here. `GET /v1/credentials?task_id=…` pages through all.
+	HasMore      bool   `json:"has_more"`
+	Outcome      string `json:"outcome,omitempty,omitzero"`
+	ParentTaskID string `json:"parent_task_id,omitempty,omitzero"`
+
+	// Pending Only of an ended task: how many versions, of its credentials and of those of all tasks below it, are still being
+	// ended. 0: all that can be achieved now is achieved. What nothing can end before its time does not count.
+	Pending *int64     `json:"pending,omitempty"`
+	Status  TaskStatus `json:"status"`
+	TaskID  string     `json:"task_id"`
 }
 
 // TaskStatus defines model for Task.Status.

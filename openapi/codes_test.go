@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -255,6 +256,25 @@ func TestReady(t *testing.T) {
 	}
 	if got := a.call("", "GET", "/livez", ""); got.status != http.StatusOK {
 		t.Errorf("/livez: %d", got.status)
+	}
+}
+
+// A clock that is far from the ledger's is named, and is no reason to take a replica out of traffic.
+func TestReadyNamesTheClock(t *testing.T) {
+	t.Parallel()
+	var ahead atomic.Int64
+	a := newAPI(t, func(_ *api, s *setup) {
+		s.openapi.ClockDifference = func() time.Duration { return time.Duration(ahead.Load()) }
+	})
+	for difference, want := range map[time.Duration]string{
+		0: "ok\n", 5 * time.Second: "ok\n", -5 * time.Second: "ok\n",
+		5100 * time.Millisecond: "degraded\nclock: this process's clock is 5.1 s ahead of PostgreSQL's; at most 5 s is normal\n",
+		-time.Hour:              "degraded\nclock: this process's clock is 3600.0 s behind PostgreSQL's; at most 5 s is normal\n",
+	} {
+		ahead.Store(int64(difference))
+		if got := a.call("", "GET", "/readyz", ""); got.status != http.StatusOK || got.body != want {
+			t.Errorf("%s: %d %q, want %q", difference, got.status, got.body, want)
+		}
 	}
 }
 

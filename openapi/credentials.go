@@ -71,7 +71,11 @@ func (s *server) RevokeCredential(ctx context.Context, r RevokeCredentialRequest
 	if err != nil {
 		return nil, err
 	}
-	if achieved(c) {
+	achieved, err := s.Broker.Achieved(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if achieved {
 		return RevokeCredential200JSONResponse(s.credential(c)), nil
 	}
 	return RevokeCredential202JSONResponse(s.credential(c)), nil

@@ -40,7 +40,8 @@ type Config struct {
 	Ready   func(context.Context) error // why the service should get no traffic; nil when it should. A broker.Error is shown
 	Logger  *slog.Logger
 
-	Limits *broker.Concurrency // bounds what clients keep open; shared with the console; nil: the default ones
+	Limits          *broker.Concurrency  // bounds what clients keep open; shared with the console; nil: the default ones
+	ClockDifference func() time.Duration // how far this process's clock is ahead of the ledger's; nil: not checked
 
 	Stopping context.Context // done when the service stops: who watches is answered then; nil: never
 
@@ -118,7 +119,29 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, r, reason)
 		return
 	}
+	if degraded := s.checkClock(); degraded != "" {
+		_, _ = fmt.Fprintf(w, "degraded\nclock: %s\n", degraded)
+		return
+	}
 	_, _ = w.Write([]byte("ok\n"))
+}
+
+// checkClock tells whether this process's clock is too far from the ledger's; empty: it is not. That is no reason to get no
+// traffic, since whatever is due is decided by the ledger's clock: a database with a wrong clock would stop every replica.
+func (s *server) checkClock() string {
+	if s.ClockDifference == nil {
+		return ""
+	}
+	ahead := s.ClockDifference()
+	if ahead.Abs() <= broker.MaxClockDifference {
+		return ""
+	}
+	word := "ahead of"
+	if ahead < 0 {
+		word = "behind"
+	}
+	return fmt.Sprintf("this process's clock is %.1f s %s PostgreSQL's; at most %.0f s is normal",
+		ahead.Abs().Seconds(), word, broker.MaxClockDifference.Seconds())
 }
 
 // badRequest answers what the generated binding could not read. The validation before it leaves it next to nothing.

@@ -26,10 +26,8 @@ func (s *server) EndTask(ctx context.Context, r EndTaskRequestObject) (EndTaskRe
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range view.Credentials {
-		if !achieved(c) {
-			return EndTask202JSONResponse(s.task(view)), nil
-		}
+	if view.Pending > 0 {
+		return EndTask202JSONResponse(s.task(view)), nil
 	}
 	return EndTask200JSONResponse(s.task(view)), nil
 }
@@ -58,18 +56,13 @@ func (s *server) IssueTaskCredentials(ctx context.Context, r IssueTaskCredential
 func (s *server) task(view broker.TaskView) Task {
 	t := Task{
 		TaskID: view.ID, ParentTaskID: view.Parent, Status: Open, EndedAt: view.EndedAt, Outcome: view.Outcome,
-		Credentials: make([]Credential, 0, len(view.Credentials)),
+		Credentials: make([]Credential, 0, len(view.Credentials)), HasMore: view.HasMore,
 	}
 	if !view.EndedAt.IsZero() {
-		t.Status = Ended
+		t.Status, t.Pending = Ended, &view.Pending
 	}
 	for _, c := range view.Credentials {
 		t.Credentials = append(t.Credentials, s.credential(c))
 	}
 	return t
-}
-
-// achieved tells whether all that can be achieved of a credential's end now is achieved.
-func achieved(c broker.Credential) bool {
-	return c.Version.State.Ended() || c.Version.Revocation.Result == broker.ResultExpires
 }

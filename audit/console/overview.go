@@ -32,6 +32,7 @@ const maxCounts = 12 // rows of each small table
 type alive struct {
 	Title, By string
 	Counts    []broker.Count
+	More      bool // only the largest counts are shown
 }
 
 // summary is the first page.
@@ -40,6 +41,7 @@ type summary struct {
 	Pools      []broker.Count
 	Troubled   []broker.Count
 	Stuck      []version
+	MoreStuck  bool // only the newest are shown
 	Windows    []window
 	Window     string
 	Chart      chart
@@ -64,11 +66,11 @@ func (c *console) overview(ctx context.Context, r *http.Request) (view, error) {
 		}
 	}
 	for _, by := range []string{"provider", "profile", "agent"} {
-		counts, err := c.Counts.LiveBy(ctx, by, maxCounts)
+		counts, err := c.Counts.LiveBy(ctx, by, maxCounts+1)
 		if err != nil {
 			return view{}, err
 		}
-		s.Alive = append(s.Alive, alive{"by " + by, by, counts})
+		s.Alive = append(s.Alive, alive{"by " + by, by, counts[:min(len(counts), maxCounts)], len(counts) > maxCounts})
 	}
 	if s.Pools, err = c.Counts.Slots(ctx); err != nil {
 		return view{}, err
@@ -76,9 +78,12 @@ func (c *console) overview(ctx context.Context, r *http.Request) (view, error) {
 	if s.Troubled, err = c.Counts.Troubled(ctx); err != nil {
 		return view{}, err
 	}
-	stuck, err := c.Ledger.Credentials(ctx, broker.Filter{State: broker.StateStuck, Limit: maxCounts})
+	stuck, err := c.Ledger.Credentials(ctx, broker.Filter{State: broker.StateStuck, Limit: maxCounts + 1})
 	if err != nil {
 		return view{}, err
+	}
+	if s.MoreStuck = len(stuck) > maxCounts; s.MoreStuck {
+		stuck = stuck[:maxCounts]
 	}
 	now := c.Clock()
 	for _, cr := range stuck {

@@ -40,9 +40,12 @@ func (l *Log) export(ctx context.Context, c tree.Checkpoint, from, to int64) (h 
 	return h, walk{l: l, ctx: ctx, from: from, to: to, end: to == c.Size}, nil
 }
 
+// maxNotes is how many of the newest checkpoints are tried.
+const maxNotes = 1000
+
 // newest is the newest checkpoint that opens: one that was altered does not keep an auditor from verifying.
 func (l *Log) newest(ctx context.Context) (c tree.Checkpoint, err error) {
-	notes, err := collectInOrder(ctx, l.pool, pgx.RowTo[string], newestNote+" LIMIT 1000", l.keys.Origin())
+	notes, err := collectInOrder(ctx, l.pool, pgx.RowTo[string], newestNote+" LIMIT $2", l.keys.Origin(), maxNotes)
 	if err != nil {
 		return c, err
 	}
@@ -50,6 +53,9 @@ func (l *Log) newest(ctx context.Context) (c tree.Checkpoint, err error) {
 		if c, err := l.keys.Open([]byte(n)); err == nil {
 			return c, nil
 		}
+	}
+	if len(notes) == maxNotes {
+		return c, broker.Errorf(broker.CodeNotFound, "none of the newest %d checkpoints is signed by a known key", maxNotes)
 	}
 	return c, broker.Errorf(broker.CodeNotFound, "no checkpoint is signed by a known key")
 }

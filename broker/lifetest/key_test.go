@@ -71,7 +71,7 @@ func TestTwins(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t)
+			r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = time.Minute }) // a first mint that fails has its own tests
 			var mu sync.Mutex
 			answers := map[string]int{}
 			together(20, func(i int) {

@@ -105,6 +105,13 @@ func TestLedgerIsAway(t *testing.T) {
 }
 
 // What clients send makes no series.
+func TestClock(t *testing.T) {
+	t.Parallel()
+	m := metrics.New(ledger{})
+	m.WatchClock(func() time.Duration { return -7500 * time.Millisecond })
+	want(t, scrape(t, m), "taskpass_clock_difference_seconds -7.5")
+}
+
 func TestClientsMakeNoSeries(t *testing.T) {
 	t.Parallel()
 	m := metrics.New(ledger{})

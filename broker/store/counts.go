@@ -3,10 +3,8 @@ package store
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -82,26 +80,37 @@ func (t counts) columns() (kinds, keys []string, deltas, most []int64) {
 	return kinds, keys, deltas, most
 }
 
-// overLimit says which limit it was. The numbers may have changed since; then it names none.
+// overLimit names every limit that the intent as a whole would exceed. The counts may have changed since it was refused:
+// then the error names fewer, or none.
 func (s *Store) overLimit(ctx context.Context, in broker.Intent) error {
 	var wanted counts
-	for _, c := range in.Credentials {
-		wanted.add(countsOf(c, 1, in.Limits))
+	members := map[count][]int{} // by kind and key
+	for i, c := range in.Credentials {
+		for _, w := range countsOf(c, 1, in.Limits) {
+			of := count{kind: w.kind, key: w.key}
+			if members[of] == nil {
+				wanted = append(wanted, w)
+			}
+			members[of] = append(members[of], i)
+		}
 	}
 	kinds, keys, _, _ := wanted.columns()
 	rows, err := s.q.LiveCounts(ctx, db.LiveCountsParams{Kinds: kinds, Keys: keys})
 	if err != nil {
-		return broker.ErrOverLimit
+		return &broker.LimitError{}
 	}
-	var full []string
-	for _, w := range wanted[:4] { // all credentials of one intent are of one task
-		i := slices.IndexFunc(rows, func(r db.LiveCountsRow) bool { return r.Kind == w.kind && r.Key == w.key })
-		if i >= 0 && rows[i].Live+int64(len(in.Credentials)) > w.most {
-			full = append(full, fmt.Sprintf("%d of this %s's %d", rows[i].Live, w.kind, w.most))
+	live := map[count]int64{}
+	for _, r := range rows {
+		live[count{kind: r.Kind, key: r.Key}] = r.Live
+	}
+	var over broker.LimitError
+	for _, w := range wanted {
+		of := count{kind: w.kind, key: w.key}
+		if live[of]+int64(len(members[of])) > w.most {
+			over.Exceeded = append(over.Exceeded, broker.Exceeded{
+				Of: w.kind, Live: live[of], Limit: w.most, Credentials: members[of],
+			})
 		}
 	}
-	if len(full) == 0 {
-		return broker.ErrOverLimit
-	}
-	return fmt.Errorf("%w: %s", broker.ErrOverLimit, strings.Join(full, ", "))
+	return &over
 }

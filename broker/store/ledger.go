@@ -275,6 +275,20 @@ func (s *Store) Latest(ctx context.Context, id broker.CredentialID) (broker.Cred
 	return toCredential(row.Credential, row.Version)
 }
 
+// Version implements broker.Versions.
+func (s *Store) Version(ctx context.Context, id broker.VersionID) (broker.Credential, error) {
+	row, err := s.q.FindVersion(ctx, string(id))
+	if err != nil {
+		return broker.Credential{}, orNoSuch(err)
+	}
+	return toCredential(row.Credential, row.Version)
+}
+
+// Delivered implements broker.Versions.
+func (s *Store) Delivered(ctx context.Context, id broker.CredentialID) (bool, error) {
+	return s.q.Delivered(ctx, string(id))
+}
+
 // Alive implements broker.Versions.
 func (s *Store) Alive(ctx context.Context, id broker.CredentialID) ([]broker.Credential, error) {
 	rows, err := s.q.AliveVersions(ctx, string(id))

@@ -199,6 +199,10 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 			found, err := s.AliveOf(t.Context(), broker.Task{Caller: "caller-0", ID: "task-79"}, "", 50)
 			return len(found), err
 		}, "credentials_by_task", 0, 50},
+		{"what is due of a task's tree", func() (int, error) {
+			n, err := s.TaskPending(t.Context(), broker.Task{Caller: "caller-0", ID: "task-79"})
+			return int(n), err
+		}, "credentials_by_task", 1, 50},
 		{"a task", func() (int, error) {
 			found, err := s.FindTasks(t.Context(), "", "task-77")
 			return len(found), err

@@ -2,18 +2,19 @@ package store
 
 import (
 	"context"
-	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/postgres"
 	"github.com/taskpass/taskpass/broker/store/db"
 )
 
 // readTimeout bounds one statement of a list or a search in the database. One page of either reads a bounded number of
 // rows, so it takes far less unless the database is overloaded.
-const readTimeout = "10s"
+const readTimeout = 10 * time.Second
 
 // pools are connections apart from those that issuing needs, so that whoever reads cannot take them all.
 type pools struct {
@@ -21,19 +22,18 @@ type pools struct {
 	watch *pgxpool.Pool // one connection, for all watches of this process
 }
 
-// openSeparate opens the pools with the settings of the main one. They connect when they are first used.
-func openSeparate(ctx context.Context, main *pgxpool.Config, readConns int32) (p pools, err error) {
-	reads := main.Copy()
-	reads.MaxConns, reads.MinConns, reads.MinIdleConns = readConns, 0, 0
-	reads.ConnConfig.RuntimeParams["statement_timeout"] = readTimeout
-	if p.reads, err = pgxpool.NewWithConfig(ctx, reads); err != nil {
-		return p, fmt.Errorf("opening the database for reading: %w", err)
+// openSeparate makes the pools for the same database. They connect when they are first used.
+func openSeparate(ctx context.Context, cfg Config) (p pools, err error) {
+	reads := postgres.Config{
+		URL: cfg.URL, From: cfg.From, Name: "taskpass reads", MaxConns: cfg.ReadConns, Statement: readTimeout,
 	}
-	watch := main.Copy()
-	watch.MaxConns, watch.MinConns, watch.MinIdleConns = 1, 0, 0
-	if p.watch, err = pgxpool.NewWithConfig(ctx, watch); err != nil {
+	if p.reads, err = postgres.Open(ctx, reads); err != nil {
+		return p, err
+	}
+	watch := postgres.Config{URL: cfg.URL, From: cfg.From, Name: "taskpass watch", MaxConns: 1}
+	if p.watch, err = postgres.Open(ctx, watch); err != nil {
 		p.reads.Close()
-		return p, fmt.Errorf("opening the database for watching: %w", err)
+		return p, err
 	}
 	return p, nil
 }

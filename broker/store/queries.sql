@@ -100,6 +100,14 @@ SELECT sqlc.embed(credentials), sqlc.embed(versions)
 FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.id = $1 AND versions.due_at IS NOT NULL ORDER BY versions.number;
 
+-- name: FindVersion :one
+SELECT sqlc.embed(credentials), sqlc.embed(versions)
+FROM versions JOIN credentials ON credentials.id = versions.credential_id WHERE versions.id = $1;
+
+-- Delivered finds a version that was active, which alone gets a fingerprint, and was not abandoned.
+-- name: Delivered :one
+SELECT EXISTS (SELECT FROM versions WHERE credential_id = $1 AND fingerprint IS NOT NULL AND cause <> 'abandoned');
+
 -- name: SealedVersion :one
 SELECT sealed FROM versions WHERE id = $1;
 
@@ -297,7 +305,7 @@ UPDATE rotations SET retired_at = @now WHERE id = @id;
 
 -- Unretired lists ended rotations whose old value the vendor could refuse and does not yet.
 -- name: Unretired :many
-SELECT sqlc.embed(rotations) FROM rotations WHERE pool = @pool AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at LIMIT 100;
+SELECT sqlc.embed(rotations) FROM rotations WHERE pool = @pool AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at;
 
 -- Succeed has the current version of every holder of a key that bears another value than the new one followed by a version
 -- that bears it.
@@ -361,7 +369,7 @@ UPDATE tokens SET revoked_at = COALESCE(revoked_at, @now) WHERE id = @id RETURNI
 
 -- name: ListTokens :many
 SELECT t.id, t.caller, c.role, t.created_at, t.expires_at, t.revoked_at
-FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id LIMIT 1000;
+FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id;
 
 -- name: DeniedAt :many
 SELECT id, issued_at, expires_at, state = 'revoked' AS done, trace ->> 'source_identity' IS NOT DISTINCT FROM id AS by_source FROM versions
@@ -417,7 +425,7 @@ WHERE NOT (task_has_ended(@caller, @parent_id)
     AND EXISTS (SELECT FROM credentials c WHERE c.task_id = @id AND c.caller = @caller))
 ON CONFLICT DO NOTHING;
 
--- FindTasks also finds tasks of which only credentials are known.
+-- FindTasks also finds tasks of which only credentials are known: one row for each caller, and none is left out.
 -- name: FindTasks :many
 SELECT t.caller::text AS caller, COALESCE(k.parent_id, '')::text AS parent_id, k.ended_at, COALESCE(k.outcome, '')::text AS outcome
 FROM (
@@ -425,7 +433,7 @@ FROM (
     UNION
     SELECT o.caller FROM tasks o WHERE o.id = @id AND (@caller::text = '' OR o.caller = @caller)
 ) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = @id
-ORDER BY t.caller LIMIT 100;
+ORDER BY t.caller;
 
 -- name: ParentOf :one
 SELECT parent_id, ended_at FROM tasks WHERE caller = @caller AND id = @id;
@@ -457,6 +465,19 @@ FROM credentials JOIN versions ON versions.credential_id = credentials.id
 WHERE credentials.task_id = @task_id AND credentials.caller = @caller AND versions.due_at IS NOT NULL
   AND versions.id > @after
 ORDER BY versions.id LIMIT @max_rows;
+
+-- TaskPending counts the versions of a task, and of all tasks below it, that have not ended and that something can still
+-- end before their time.
+-- name: TaskPending :one
+WITH RECURSIVE down AS (
+    SELECT @id::text AS id
+    UNION
+    SELECT t.id FROM tasks t JOIN down ON t.caller = @caller AND t.parent_id = down.id
+)
+SELECT count(*) FROM down
+    CROSS JOIN LATERAL (SELECT c.id FROM credentials c WHERE c.task_id = down.id AND c.caller = @caller) c
+    JOIN versions v ON v.credential_id = c.id
+WHERE v.due_at IS NOT NULL AND v.result <> 'expires';
 
 -- name: AddTicket :exec
 INSERT INTO tickets (sha256, credential_id, version_id, sealed, expires_at)

@@ -87,7 +87,7 @@ func (s *Store) Quarantine(ctx context.Context, id broker.CredentialID) error {
 
 // Slots counts the keys of each pool, and the service accounts, by state.
 func (s *Store) Slots(ctx context.Context) ([]broker.Count, error) {
-	rows, err := s.q.SlotStates(ctx, new(time.Now()))
+	rows, err := s.q.SlotStates(ctx, new(s.Now()))
 	list := make([]broker.Count, 0, len(rows))
 	for _, r := range rows {
 		list = append(list, broker.Count{Of: r.Pool, State: r.State, N: r.Keys})
@@ -106,7 +106,7 @@ func (s *Store) Slots(ctx context.Context) ([]broker.Count, error) {
 // left out.
 func (s *Store) Runway(ctx context.Context) (map[string]time.Duration, error) {
 	const span = 10 * time.Minute
-	now := time.Now()
+	now := s.Now()
 	rows, err := s.q.PoolPace(ctx, db.PoolPaceParams{Now: now, Since: now.Add(-span), Until: now.Add(span)})
 	left := map[string]time.Duration{}
 	for _, r := range rows {

@@ -26,11 +26,12 @@ import (
 
 // Config says which database and how much of it.
 type Config struct {
-	URL       broker.Secret // postgres://…; it may contain a password
-	From      string        // what an error calls the URL; see postgres.Config
-	MaxConns  int32         // for issuing and everything else that changes something; zero: 16
-	ReadConns int32         // for lists and searches, see Reading; zero: 4
-	Logger    *slog.Logger  // nil: nothing is logged
+	URL       broker.Secret    // postgres://…; it may contain a password
+	From      string           // what an error calls the URL; see postgres.Config
+	MaxConns  int32            // for issuing and everything else that changes something; zero: 16
+	ReadConns int32            // for lists and searches, see Reading; zero: 4
+	Logger    *slog.Logger     // nil: nothing is logged
+	Clock     func() time.Time // the process's own clock; nil: time.Now
 }
 
 // Store is the ledger. It is safe for concurrent use; close it when done.
@@ -42,7 +43,9 @@ type Store struct {
 	committer *committer
 	watchers  *watchers
 	locks     chan struct{} // bounds the connections that wait for, or hold, an advisory lock
+	takes     *turns        // by pool and caller
 	logger    *slog.Logger
+	clock     *clock
 }
 
 // lockLimit is how long Locked waits for a lock that is held elsewhere.
@@ -53,6 +56,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.MaxConns, cfg.ReadConns = orDefault(cfg.MaxConns, 16), orDefault(cfg.ReadConns, 4)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
 	}
 	pool, err := postgres.Open(ctx, postgres.Config{URL: cfg.URL, From: cfg.From, MaxConns: cfg.MaxConns})
 	if err != nil {
@@ -66,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return &Store{pool: pool, separate: separate, q: db.New(pool), committer: newCommitter(pool),
 		watchers: newWatchers(pool), logger: cfg.Logger,
 		locking: postgres.Config{URL: cfg.URL, From: cfg.From, Name: "taskpass lock", Statement: lockLimit},
-		locks:   make(chan struct{}, cfg.MaxConns)}, nil
+		locks:   make(chan struct{}, cfg.MaxConns), takes: &turns{}, clock: &clock{local: cfg.Clock}}, nil
 }
 
 func orDefault(n, usual int32) int32 {

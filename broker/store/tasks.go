@@ -13,7 +13,7 @@ import (
 
 // AddTask implements broker.Tasks.
 func (s *Store) AddTask(ctx context.Context, t broker.Task) error {
-	if err := s.q.AddTask(ctx, db.AddTaskParams{Caller: t.Caller, ID: t.ID, ParentID: t.Parent, CreatedAt: time.Now()}); err != nil {
+	if err := s.q.AddTask(ctx, db.AddTaskParams{Caller: t.Caller, ID: t.ID, ParentID: t.Parent, CreatedAt: s.Now()}); err != nil {
 		return err
 	}
 	row, err := s.q.ParentOf(ctx, db.ParentOfParams{Caller: t.Caller, ID: t.ID})
@@ -41,7 +41,7 @@ func (s *Store) EndTask(ctx context.Context, t broker.Task, due time.Time, event
 	var ended []broker.Task
 	err := s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
 		ended = nil
-		now := time.Now().UTC()
+		now := s.Now().UTC()
 		rows, err := q.EndTask(ctx, db.EndTaskParams{Caller: t.Caller, ID: t.ID, Outcome: t.Outcome, Now: now, DueAt: due})
 		events := make([]broker.Event, len(rows))
 		for i, r := range rows {
@@ -64,6 +64,11 @@ func (s *Store) AliveOf(ctx context.Context, t broker.Task, after broker.Version
 		list[i], err = c, errors.Join(err, rowErr)
 	}
 	return list, err
+}
+
+// TaskPending implements broker.Tasks.
+func (s *Store) TaskPending(ctx context.Context, t broker.Task) (int64, error) {
+	return s.q.TaskPending(ctx, db.TaskPendingParams{ID: t.ID, Caller: t.Caller})
 }
 
 // ClaimTasks implements broker.Tasks.

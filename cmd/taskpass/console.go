@@ -13,7 +13,7 @@ func (n *node) newConsole(record *audit.Log, sealer broker.Sealer) (http.Handler
 	ledger := n.store.Reading()
 	cfg := console.Config{
 		Record: record, Ledger: ledger, Tasks: ledger, Counts: ledger, Callers: n.callers, Recorder: n.broker,
-		Sealer: sealer, Limits: n.limits, Logger: n.logger, Stopping: n.stopping,
+		Sealer: sealer, Limits: n.limits, Logger: n.logger, Stopping: n.stopping, Clock: n.store.Now,
 	}
 	if n.tree != nil {
 		cfg.Tree, cfg.Refused = n.tree.log, n.tree.sequencer.Refused

@@ -88,6 +88,9 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	if err := n.awaitDatabase(ctx, wait); err != nil {
 		return nil, err
 	}
+	if err := n.store.MeasureClock(ctx); err != nil {
+		return nil, fmt.Errorf("reading the database's clock: %w", err)
+	}
 	profiles, err := file.Open(ctx, n.deps())
 	if err != nil {
 		return nil, err
@@ -99,21 +102,23 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	}()
 	n.profiles = profiles
 	watch := metrics.New(n.store.Reading())
+	watch.WatchClock(n.store.ClockDifference)
 	n.broker, err = broker.New(broker.Config{
 		Ledger: n.store, Lists: n.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
-		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
+		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached, Clock: n.store.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
-	n.callers = auth.New(n.store, nil)
+	watch.WatchPools(n.broker.UnusableKeys)
+	n.callers = auth.New(n.store, n.store.Now)
 	n.record = audit.NewLog(n.store.Pool())
 	n.limits = broker.NewConcurrency(file.Concurrency.Broker())
 	auditors := audit.NewLog(n.store.Reading().Pool())
 	surface := openapi.Config{
 		Broker: n.broker, Audit: auditors, Limits: n.limits, Callers: n.callers, Logger: logger, Stopping: n.stopping,
 		Ready:   n.ready,
-		Metrics: watch.Handler(), Requests: watch.Request,
+		Metrics: watch.Handler(), Requests: watch.Request, ClockDifference: n.store.ClockDifference,
 	}
 	if n.tree, err = n.newTree(ctx); err != nil {
 		return nil, err
@@ -155,7 +160,7 @@ func (n *node) close() {
 func (n *node) deps() providers.Deps {
 	return providers.Deps{
 		Slots: n.store, Sealer: n.sealer, Denials: n.store, Accounts: n.store,
-		Handed: broker.Safe{Sealed: n.store, Sealer: n.sealer}, Clock: time.Now, Logger: n.logger,
+		Handed: broker.Safe{Sealed: n.store, Sealer: n.sealer}, Clock: n.store.Now, Logger: n.logger,
 	}
 }
 
@@ -165,6 +170,7 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	defer n.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
+	work.Go(func() { n.store.FollowClock(background) })
 	work.Go(func() { n.broker.Run(background) })
 	patient := postgres.Patient(background)
 	work.Go(func() { n.keepPartitions(patient) })

@@ -137,6 +137,9 @@ func TestServe(t *testing.T) {
 	if metrics := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(metrics, `taskpass_operations_total{op="issue",outcome="ok",profile="aws-test",provider="aws"} 1`) {
 		t.Error("the metrics do not count it")
 	}
+	if metrics := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(metrics, "\ntaskpass_clock_difference_seconds ") {
+		t.Error("the difference from the database's clock is not measured")
+	}
 	loaded := mustCall(t, 200, "GET", url+"/v1/audit/events?type=config.loaded", i.tokens["aud"], "")
 	if !strings.Contains(loaded, `"trace":{"aws-test":"aws"}`) || !strings.Contains(loaded, `"fingerprint":"sha256:`) {
 		t.Errorf("the configuration is not on the record: %s", loaded)

@@ -61,7 +61,7 @@ func (n *node) newTree(ctx context.Context) (*auditTree, error) {
 		n.logger.Warn("checkpoints are not published anywhere: whoever owns the database can rewrite the audit record")
 	}
 	t.sequencer, err = sequence.New(sequence.Config{
-		Pool: n.store.Pool(), Signer: signer, Logger: n.logger, Publish: publishers, ReadBack: places, Reached: reachedInTree,
+		Pool: n.store.Pool(), Signer: signer, Logger: n.logger, Publish: publishers, ReadBack: places, Reached: reachedInTree, Clock: n.store.Now,
 		Alarm: func(ctx context.Context, reason string) error { return n.broker.AuditTampered(ctx, reason) },
 	})
 	return t, err

@@ -882,12 +882,20 @@ type Status string
 
 // Task defines model for Task.
 type Task struct {
-	Credentials  []Credential `json:"credentials"`
-	EndedAt      time.Time    `json:"ended_at,omitempty,omitzero"`
-	Outcome      string       `json:"outcome,omitempty,omitzero"`
-	ParentTaskID string       `json:"parent_task_id,omitempty,omitzero"`
-	Status       TaskStatus   `json:"status"`
-	TaskID       string       `json:"task_id"`
+	// Credentials The task's own, newest first, at most 500.
+	Credentials []Credential `json:"credentials"`
+	EndedAt     time.Time    `json:"ended_at,omitempty,omitzero"`
+
+	// HasMore `true`: there are older credentials that are not listed here. `GET /v1/credentials?task_id=…` pages through all.
+	HasMore      bool   `json:"has_more"`
+	Outcome      string `json:"outcome,omitempty,omitzero"`
+	ParentTaskID string `json:"parent_task_id,omitempty,omitzero"`
+
+	// Pending Only of an ended task: how many versions, of its credentials and of those of all tasks below it, are still being
+	// ended. 0: all that can be achieved now is achieved. What nothing can end before its time does not count.
+	Pending *int64     `json:"pending,omitempty"`
+	Status  TaskStatus `json:"status"`
+	TaskID  string     `json:"task_id"`
 }
 
 // TaskStatus defines model for Task.Status.
@@ -1397,7 +1405,8 @@ type ClientInterface interface {
 
 	// EndTaskWithBody End a task, and all that it and the tasks below it hold
 	//
-	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1406,7 +1415,8 @@ type ClientInterface interface {
 
 	// EndTask End a task, and all that it and the tasks below it hold
 	//
-	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -2003,7 +2013,8 @@ func (c *Client) IssueTaskCredentials(ctx context.Context, taskID TaskID, params
 
 // EndTaskWithBody End a task, and all that it and the tasks below it hold
 //
-// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -2022,7 +2033,8 @@ func (c *Client) EndTaskWithBody(ctx context.Context, taskID TaskID, contentType
 
 // EndTask End a task, and all that it and the tasks below it hold
 //
-// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -3819,7 +3831,8 @@ type ClientWithResponsesInterface interface {
 
 	// EndTaskWithBodyWithResponse End a task, and all that it and the tasks below it hold
 	//
-	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3828,7 +3841,8 @@ type ClientWithResponsesInterface interface {
 
 	// EndTaskWithResponse End a task, and all that it and the tasks below it hold
 	//
-	// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -5614,7 +5628,8 @@ func (c *ClientWithResponses) IssueTaskCredentialsWithResponse(ctx context.Conte
 
 // EndTaskWithBodyWithResponse End a task, and all that it and the tasks below it hold
 //
-// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -5629,7 +5644,8 @@ func (c *ClientWithResponses) EndTaskWithBodyWithResponse(ctx context.Context, t
 
 // EndTaskWithResponse End a task, and all that it and the tasks below it hold
 //
-// Once answered, the end is durable. Nothing is issued for the task any more. Ending it again changes nothing.
+// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

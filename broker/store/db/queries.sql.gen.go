@@ -965,6 +965,18 @@ func (q *Queries) CutOff(ctx context.Context, arg CutOffParams) error {
 	return err
 }
 
+const Delivered = `-- name: Delivered :one
+SELECT EXISTS (SELECT FROM versions WHERE credential_id = $1 AND fingerprint IS NOT NULL AND cause <> 'abandoned')
+`
+
+// Delivered finds a version that was active, which alone gets a fingerprint, and was not abandoned.
+func (q *Queries) Delivered(ctx context.Context, credentialID string) (bool, error) {
+	row := q.db.QueryRow(ctx, Delivered, credentialID)
+	var exists bool
+	err := row.Scan(&exists)
+	return exists, err
+}
+
 const DeniedAt = `-- name: DeniedAt :many
 SELECT id, issued_at, expires_at, state = 'revoked' AS done, trace ->> 'source_identity' IS NOT DISTINCT FROM id AS by_source FROM versions
 WHERE upstream = $1 AND expires_at > $2 AND state IN ('revoking', 'stuck', 'revoked') ORDER BY id
@@ -1318,7 +1330,7 @@ FROM (
     UNION
     SELECT o.caller FROM tasks o WHERE o.id = $1 AND ($2::text = '' OR o.caller = $2)
 ) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = $1
-ORDER BY t.caller LIMIT 100
+ORDER BY t.caller
 `
 
 type FindTasksParams struct {
@@ -1333,7 +1345,7 @@ type FindTasksRow struct {
 	Outcome  string
 }
 
-// FindTasks also finds tasks of which only credentials are known.
+// FindTasks also finds tasks of which only credentials are known: one row for each caller, and none is left out.
 func (q *Queries) FindTasks(ctx context.Context, arg FindTasksParams) ([]FindTasksRow, error) {
 	rows, err := q.db.Query(ctx, FindTasks, arg.ID, arg.Caller)
 	if err != nil {
@@ -1381,6 +1393,66 @@ func (q *Queries) FindToken(ctx context.Context, sha256 []byte) (FindTokenRow, e
 		&i.Role,
 		&i.ExpiresAt,
 		&i.RevokedAt,
+	)
+	return i, err
+}
+
+const FindVersion = `-- name: FindVersion :one
+SELECT credentials.id, credentials.caller, credentials.task_id, credentials.agent_id, credentials.profile, credentials.provider, credentials.requested, credentials.scopes, credentials.metadata, credentials.ttl_ms, credentials.created_at, credentials.current, credentials.hard_end_at, credentials.strikes, credentials.struck, credentials.parent_task_id, versions.id, versions.credential_id, versions.number, versions.provider, versions.state, versions.issued_at, versions.expires_at, versions.upstream_expires_at, versions.self_expires, versions.upstream, versions.upstream_ids, versions.trace, versions.fingerprint, versions.sealed, versions.cause, versions.reason, versions.result, versions.effective_at, versions.basis, versions.last_error, versions.attempts, versions.due_at, versions.ended_at, versions.unclaimed, versions.succeed, versions.ungiven
+FROM versions JOIN credentials ON credentials.id = versions.credential_id WHERE versions.id = $1
+`
+
+type FindVersionRow struct {
+	Credential Credential
+	Version    Version
+}
+
+func (q *Queries) FindVersion(ctx context.Context, id string) (FindVersionRow, error) {
+	row := q.db.QueryRow(ctx, FindVersion, id)
+	var i FindVersionRow
+	err := row.Scan(
+		&i.Credential.ID,
+		&i.Credential.Caller,
+		&i.Credential.TaskID,
+		&i.Credential.AgentID,
+		&i.Credential.Profile,
+		&i.Credential.Provider,
+		&i.Credential.Requested,
+		&i.Credential.Scopes,
+		&i.Credential.Metadata,
+		&i.Credential.TtlMs,
+		&i.Credential.CreatedAt,
+		&i.Credential.Current,
+		&i.Credential.HardEndAt,
+		&i.Credential.Strikes,
+		&i.Credential.Struck,
+		&i.Credential.ParentTaskID,
+		&i.Version.ID,
+		&i.Version.CredentialID,
+		&i.Version.Number,
+		&i.Version.Provider,
+		&i.Version.State,
+		&i.Version.IssuedAt,
+		&i.Version.ExpiresAt,
+		&i.Version.UpstreamExpiresAt,
+		&i.Version.SelfExpires,
+		&i.Version.Upstream,
+		&i.Version.UpstreamIds,
+		&i.Version.Trace,
+		&i.Version.Fingerprint,
+		&i.Version.Sealed,
+		&i.Version.Cause,
+		&i.Version.Reason,
+		&i.Version.Result,
+		&i.Version.EffectiveAt,
+		&i.Version.Basis,
+		&i.Version.LastError,
+		&i.Version.Attempts,
+		&i.Version.DueAt,
+		&i.Version.EndedAt,
+		&i.Version.Unclaimed,
+		&i.Version.Succeed,
+		&i.Version.Ungiven,
 	)
 	return i, err
 }
@@ -1704,7 +1776,7 @@ func (q *Queries) LeaveSlot(ctx context.Context, arg LeaveSlotParams) (int64, er
 
 const ListTokens = `-- name: ListTokens :many
 SELECT t.id, t.caller, c.role, t.created_at, t.expires_at, t.revoked_at
-FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id LIMIT 1000
+FROM tokens t JOIN callers c ON c.name = t.caller ORDER BY t.created_at DESC, t.id
 `
 
 type ListTokensRow struct {
@@ -2753,6 +2825,32 @@ func (q *Queries) TaskDone(ctx context.Context, arg TaskDoneParams) error {
 	return err
 }
 
+const TaskPending = `-- name: TaskPending :one
+WITH RECURSIVE down AS (
+    SELECT $2::text AS id
+    UNION
+    SELECT t.id FROM tasks t JOIN down ON t.caller = $1 AND t.parent_id = down.id
+)
+SELECT count(*) FROM down
+    CROSS JOIN LATERAL (SELECT c.id FROM credentials c WHERE c.task_id = down.id AND c.caller = $1) c
+    JOIN versions v ON v.credential_id = c.id
+WHERE v.due_at IS NOT NULL AND v.result <> 'expires'
+`
+
+type TaskPendingParams struct {
+	Caller string
+	ID     string
+}
+
+// TaskPending counts the versions of a task, and of all tasks below it, that have not ended and that something can still
+// end before their time.
+func (q *Queries) TaskPending(ctx context.Context, arg TaskPendingParams) (int64, error) {
+	row := q.db.QueryRow(ctx, TaskPending, arg.Caller, arg.ID)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const TicketOf = `-- name: TicketOf :one
 SELECT sealed, expires_at, redeemed_at FROM tickets WHERE credential_id = $1
 `
@@ -2771,7 +2869,7 @@ func (q *Queries) TicketOf(ctx context.Context, credentialID string) (TicketOfRo
 }
 
 const Unretired = `-- name: Unretired :many
-SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at LIMIT 100
+SELECT rotations.id, rotations.pool, rotations.name, rotations.old_fingerprint, rotations.new_fingerprint, rotations.old_value_id, rotations.old_sealed, rotations.old_vendor_id, rotations.started_at, rotations.deadline, rotations.ended_at, rotations.outcome, rotations.retired_at FROM rotations WHERE pool = $1 AND outcome IN ('moved', 'deadline') AND retired_at IS NULL AND old_vendor_id <> '' ORDER BY started_at
 `
 
 type UnretiredRow struct {
