@@ -37,6 +37,7 @@ type Store struct {
 	committer *committer
 	watchers  *watchers
 	locks     chan struct{} // bounds the connections that wait for, or hold, an advisory lock
+	takes     turns         // by pool and caller
 	logger    *slog.Logger
 }
 

@@ -103,6 +103,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	if err != nil {
 		return nil, err
 	}
+	watch.WatchPools(n.broker.UnusableKeys)
 	n.callers = auth.New(n.store, nil)
 	n.record = audit.NewLog(n.store.Pool())
 	surface := openapi.Config{
