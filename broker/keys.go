@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// maxKeyLength bounds a key's value, in bytes.
-const maxKeyLength = 64 << 10
-
 // Bounds of a rotation's deadline.
 const (
 	minDeadline     = time.Minute
@@ -50,6 +47,10 @@ func (b *Broker) PoolKeys(ctx context.Context, caller Caller, pool string) ([]Po
 			continue
 		}
 		list[i].Scopes, list[i].Labels, list[i].VendorID = k.Scopes, k.Labels, k.VendorID
+	}
+	problems := p.Problems()
+	for i, k := range list {
+		list[i].Problem = problems[k.Name]
 	}
 	slices.SortFunc(list, func(a, b PoolKey) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
@@ -162,6 +163,17 @@ func (b *Broker) poolKey(ctx context.Context, pool, name string) (PoolKey, error
 	return PoolKey{}, Errorf(CodeNotFound, "the pool has no such key")
 }
 
+// UnusableKeys counts, by pool, the keys whose values this replica could not hand out when it last read them.
+func (b *Broker) UnusableKeys() map[string]int {
+	counts := map[string]int{}
+	for _, p := range *b.profiles.Load() {
+		if pooled, ok := p.Upstream.(Pooled); ok {
+			counts[pooled.Pool()] = max(counts[pooled.Pool()], len(pooled.Problems()))
+		}
+	}
+	return counts
+}
+
 // pool finds a provider of the pool; not_found.
 func (b *Broker) pool(name string) (Pooled, error) {
 	for _, p := range b.profiles.Load().Sorted() {
@@ -180,8 +192,8 @@ func (b *Broker) checkKey(caller Caller, k NewKey) (Pooled, error) {
 	if idOrEmpty(k.Name) == "" {
 		faults = append(faults, Fault{"/name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
 	}
-	if n := len(k.Value.Reveal()); n == 0 || n > maxKeyLength {
-		faults = append(faults, Fault{"/value", fmt.Sprintf("is not 1 to %d bytes", maxKeyLength)})
+	if err := CheckSecretValue(k.Value.Reveal()); err != nil {
+		faults = append(faults, Fault{"/value", err.Error()})
 	}
 	for i, s := range k.Scopes {
 		if s == "" || len(s) > 128 {

@@ -14,8 +14,37 @@ type KeyChoice struct {
 	Seats       int    // how many may hold it at once; zero: one
 }
 
+// Share bounds how many keys of a pool that several callers may use one of them may have held, resting or quarantined
+// at once. The zero value is no bound.
+type Share struct {
+	Keys        []KeyChoice // all keys of the pool, with their present values
+	Most        int         // of all of them
+	MostOffered int         // of those that a Take offers; zero: no bound of their own
+}
+
+// DefaultSharePercent is how much of a pool's keys one caller may use, where several may use the pool and nobody said
+// more.
+const DefaultSharePercent = 25
+
+// ShareOf is the share of a pool with these keys: percent of them (zero: DefaultSharePercent), rounded down, and at
+// least one. offered is how many of them fit a request, where these have a share of their own; zero: they have none.
+func ShareOf(keys []KeyChoice, percent, offered int) Share {
+	if percent == 0 {
+		percent = DefaultSharePercent
+	}
+	s := Share{Keys: keys, Most: max(1, len(keys)*percent/100)}
+	if offered > 0 && offered < len(keys) {
+		s.MostOffered = max(1, offered*percent/100)
+	}
+	return s
+}
+
+// ErrOverShare says that a caller has used up its share of a pool.
+var ErrOverShare = errors.New("the caller's share of the pool is used up")
+
 // Rest is how long a key is left alone after its holder gave it back.
 type Rest struct {
+	Confirmed    bool      // its upstream, or another caller, confirmed why: it counts in nobody's share
 	Until        time.Time // zero: not at all
 	UntilRotated bool      // until its value has changed
 }
@@ -26,8 +55,13 @@ type Slots interface {
 	// Take gives the credential a key: the one it holds already, else one of the lowest rank: its agent's last one if free,
 	// else the least recently used. A quarantined or resting key is free again once its fingerprint has changed. When none
 	// is free it says when the next is due back (zero: unknown). A credential whose key can be handed out no more leaves it to
-	// rest as said, and gets another.
-	Take(ctx context.Context, pool string, c Credential, keys []KeyChoice, rest Rest, now time.Time) (name string, ok bool, dueBack time.Time, err error)
+	// rest as said, and gets another. ErrOverShare: the credential's caller has used up its share; dueBack is then when
+	// the first key that counts for it is. Any number of replicas that take for one caller at once stay within its
+	// share.
+	Take(ctx context.Context, pool string, c Credential, keys []KeyChoice, share Share, rest Rest, now time.Time) (name string, ok bool, dueBack time.Time, err error)
+
+	// OverShare tells whether more keys count for a caller than its share, as after a share was made smaller.
+	OverShare(ctx context.Context, pool, caller string, share Share, now time.Time) (bool, error)
 
 	// Held finds the credential's key and the fingerprint it had when taken; ok is false when it holds none.
 	Held(ctx context.Context, id CredentialID) (key KeyChoice, ok bool, err error)
@@ -43,17 +77,23 @@ type Slots interface {
 	// Quarantine keeps the credential's key from being handed out until its value changes.
 	Quarantine(ctx context.Context, id CredentialID) error
 
-	// QuarantineKey keeps a value that its holder left from being handed out again, with an event.
-	QuarantineKey(ctx context.Context, pool, name string, fingerprint []byte, why string, now time.Time) error
+	// QuarantineKey keeps a value that its holder left from being handed out again, with an event. It counts for the
+	// caller.
+	QuarantineKey(ctx context.Context, pool, name string, fingerprint []byte, caller, why string, now time.Time) error
 
 	// Draining tells whether a value that is no key's present one may still be in use, or come back: its rotation has not
 	// ended.
 	Draining(ctx context.Context, pool, name string, fingerprint []byte) (bool, error)
 
-	// StrikeKey counts a refusal of the key's value, in a row; at most, it is put into quarantine, with an event.
-	StrikeKey(ctx context.Context, pool, name string, fingerprint []byte, most int, now time.Time) (quarantined bool, err error)
+	// StrikeKey counts a refusal of the key's value, in a row, and those that other callers reported beyond their
+	// shares; at most, it is put into quarantine, with an event, and counts for the caller (empty: for nobody).
+	StrikeKey(ctx context.Context, pool, name string, fingerprint []byte, caller string, most int, now time.Time) (quarantined bool, err error)
 
-	// Pardon ends a key's row of refusals.
+	// DoubtKey notes a refusal of the key's value that a caller reported beyond its share. It tells whether another
+	// caller has reported that value too.
+	DoubtKey(ctx context.Context, pool, name string, fingerprint []byte, caller string) (confirmed bool, err error)
+
+	// Pardon ends a key's row of refusals, those that nobody has confirmed among them.
 	Pardon(ctx context.Context, pool, name string) error
 
 	// SealedKeys lists the keys of a pool that operators handed in and that are not retired.
@@ -114,6 +154,8 @@ type PoolKey struct {
 	Fingerprint []byte // of the present value, as last seen; nil: never
 	ChangedAt   time.Time
 	Strikes     int
+	Unconfirmed int            // callers that reported a refusal beyond their share; nobody has confirmed it
+	Problem     string         // why its value cannot be handed out, as this replica last read it; empty: it can
 	Seats       map[string]int // by their states
 	BackAt      time.Time      // when the next seat is due back; zero: unknown
 	Rotation    *Rotation      // nil: none is under way
@@ -159,8 +201,13 @@ type Pooled interface {
 	Pool() string
 	// Configured lists the keys that the configuration names.
 	Configured() []PoolKey
+	// Problems tells, by the keys' names, why values could not be handed out when they were last read. It does no I/O
+	// and shows nothing of a value.
+	Problems() map[string]string
 	// Refused takes in that a version's upstream refused it, as its holder says: the credential's next version gets another
-	// key, or the same one with another value. It tells whether the key is in quarantine now.
+	// key, or the same one with another value. It tells whether the key is in quarantine now. CodeQuotaExceeded: the
+	// report is beyond the caller's share, and nothing but the caller's word says that it is true: the key is left as
+	// it is.
 	Refused(ctx context.Context, c Credential) (quarantined bool, err error)
 	// Worked ends the row of refusals.
 	Worked(ctx context.Context, c Credential) error

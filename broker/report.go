@@ -112,7 +112,13 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	p, known := b.profile(c.Profile)
 	quarantined := false
 	if pooled, ok := p.Upstream.(Pooled); known && ok {
-		if quarantined, err = pooled.Refused(ctx, c); err != nil {
+		quarantined, err = pooled.Refused(ctx, c)
+		if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeQuotaExceeded {
+			b.Logger.WarnContext(ctx, "a refusal was reported beyond its caller's share of the pool: the key is left as it is",
+				"credential_id", c.ID, "caller", c.Caller, "key", c.Version.Trace["key"])
+			return Advice{Action: ActionHalt, Cause: string(e.Code), RetryAfter: e.RetryAfter}, nil
+		}
+		if err != nil {
 			return Advice{}, Errorf(CodeUnavailable, "the pool could not be asked").Because(err)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -35,6 +34,7 @@ import (
 	"github.com/taskpass/taskpass/providers"
 	"github.com/taskpass/taskpass/providers/aws"
 	"github.com/taskpass/taskpass/providers/pool"
+	"github.com/taskpass/taskpass/providers/providertest"
 	"github.com/taskpass/taskpass/providers/sandbox"
 )
 
@@ -189,9 +189,7 @@ func (a *api) databaseURL() broker.Secret {
 func (a *api) write(name, text string) broker.Ref {
 	a.t.Helper()
 	path := filepath.Join(a.dir, name)
-	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
-		a.t.Fatal(err)
-	}
+	providertest.WriteSecret(a.t, path, text+"\n")
 	return broker.Ref("file:" + path)
 }
 

@@ -87,7 +87,7 @@ func poolKey(k broker.PoolKey) PoolKey {
 	out := PoolKey{
 		Name: k.Name, State: PoolKeyState(k.State), Reason: k.Why, Source: Reference, Scopes: k.Scopes, Labels: k.Labels,
 		VendorID: k.VendorID, Fingerprint: audit.Fingerprint(k.Fingerprint), ChangedAt: k.ChangedAt, Refusals: k.Strikes,
-		Seats: k.Seats, BackAt: k.BackAt,
+		Seats: k.Seats, BackAt: k.BackAt, UnconfirmedReports: k.Unconfirmed, Problem: k.Problem,
 	}
 	if k.Sealed {
 		out.Source = Sealed

@@ -2,7 +2,6 @@ package openapi_test
 
 import (
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/providertest"
 	sandboxaws "github.com/taskpass/taskpass/providers/sandbox/aws"
 )
 
@@ -112,9 +112,7 @@ func TestRevokePoolKey(t *testing.T) {
 		t.Errorf("answered %+v", c)
 	}
 	key := issued.Trace["key"]
-	if err := os.WriteFile(filepath.Join(a.dir, key), []byte("sk-replaced"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	providertest.WriteSecret(t, filepath.Join(a.dir, key), "sk-replaced")
 	a.clock.Advance(2 * time.Minute)
 	a.sweep()
 	if c = a.credential(a.call("orch", "POST", path, ""), http.StatusOK); c.Status != "revoked" || c.Revocation.Result != "destroyed" || c.Revocation.Basis != "key_replaced" {

@@ -98,8 +98,9 @@ func Promises() []Promise {
 	}
 }
 
-// Deps is what providers need of the broker's house. All are required.
+// Deps is what providers need of the broker. All but Shared are required.
 type Deps struct {
+	Shared   bool // the rules of profiles let several callers use this profile's pool of keys
 	Slots    broker.Slots
 	Sealer   broker.Sealer
 	Denials  broker.Denials
@@ -120,11 +121,13 @@ func Open(ctx context.Context, name string, c Config, deps Deps) (broker.Provide
 	case "gcp":
 		return gcp.New(ctx, *c.GCP, gcp.Deps{Accounts: deps.Accounts, Clock: deps.Clock, Logger: deps.Logger})
 	case "stripe":
-		return stripe.New(*c.Stripe, stripe.Deps{Slots: deps.Slots, Handed: deps.Handed, Clock: deps.Clock, Logger: deps.Logger})
+		return stripe.New(*c.Stripe, stripe.Deps{Slots: deps.Slots, Handed: deps.Handed, Shared: deps.Shared, Clock: deps.Clock, Logger: deps.Logger})
 	default:
 		if c.Pool.Vendor != nil && c.Pool.Vendor.Makes() {
 			return pool.NewMaker(*c.Pool, pool.Deps{Slots: deps.Slots, Sealer: deps.Sealer, Clock: deps.Clock})
 		}
-		return pool.New(*c.Pool, pool.Deps{Slots: deps.Slots, Sealer: deps.Sealer, Clock: deps.Clock})
+		return pool.New(*c.Pool, pool.Deps{
+			Slots: deps.Slots, Sealer: deps.Sealer, Clock: deps.Clock, Shared: deps.Shared, Logger: deps.Logger,
+		})
 	}
 }

@@ -28,7 +28,8 @@ type pools struct {
 
 const spareValues = 600
 
-// newPools makes the profiles, by name. Each accepts disclosure; a pool without a name is "keys".
+// newPools makes the profiles, by name. Each accepts disclosure; a pool without a name is "keys"; one that says what a
+// share is has shares.
 func newPools(t testing.TB, profiles map[string]pool.Config, options ...func(*broker.Config)) *pools {
 	t.Helper()
 	p := &pools{}
@@ -64,7 +65,7 @@ func poolProfile(t testing.TB, name string, c pool.Config, b *broker.Config) bro
 	if faults := c.Check(); len(faults) > 0 {
 		t.Fatalf("%v", faults)
 	}
-	upstream, err := pool.New(c, pool.Deps{Slots: b.Ledger.(*ledger), Sealer: b.Sealer, Clock: b.Clock})
+	upstream, err := pool.New(c, pool.Deps{Slots: b.Ledger.(*ledger), Sealer: b.Sealer, Clock: b.Clock, Shared: c.SharePercent > 0})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -204,7 +204,7 @@ func TestLateLookUndoesNothing(t *testing.T) {
 	if n := one[int](p.rig, "SELECT count(*)::int FROM slots WHERE state = 'available'"); n != 1 {
 		t.Fatal("the key is not free")
 	}
-	_, ok, _, err := p.replicas[0].store.Take(t.Context(), "keys", later, []broker.KeyChoice{{Name: "k00", Fingerprint: old}}, broker.Rest{}, p.clock.Now())
+	_, ok, _, err := p.replicas[0].store.Take(t.Context(), "keys", later, []broker.KeyChoice{{Name: "k00", Fingerprint: old}}, broker.Share{}, broker.Rest{}, p.clock.Now())
 	if err != nil || ok {
 		t.Errorf("the value of before was taken: %v, %v", ok, err)
 	}

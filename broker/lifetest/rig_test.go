@@ -35,6 +35,7 @@ import (
 	"github.com/taskpass/taskpass/providers"
 	"github.com/taskpass/taskpass/providers/aws"
 	"github.com/taskpass/taskpass/providers/pool"
+	"github.com/taskpass/taskpass/providers/providertest"
 	vendor "github.com/taskpass/taskpass/providers/sandbox/aws"
 )
 
@@ -179,9 +180,7 @@ func (r *rig) openVendor() {
 func (r *rig) write(name, text string) broker.Ref {
 	r.t.Helper()
 	path := filepath.Join(r.dir, name)
-	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
-		r.t.Fatal(err)
-	}
+	providertest.WriteSecret(r.test, path, text+"\n")
 	return broker.Ref("file:" + path)
 }
 

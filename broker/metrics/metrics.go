@@ -114,11 +114,27 @@ var (
 	fillRatio = prometheus.NewDesc("taskpass_upkeep_fill_ratio",
 		"How full an upstream is of what the broker keeps there, such as a role's deny policies. Above 0.7 an operator is needed.",
 		[]string{"upstream"}, nil)
+	unusable = prometheus.NewDesc("taskpass_pool_keys_unusable",
+		"Keys of a pool whose value this replica passed over when it last read it: unreadable, or nothing that a header can carry. "+
+			"GET /v1/pools/{pool}/keys says why.", []string{"pool"}, nil)
 	runway = prometheus.NewDesc("taskpass_pool_empties_in_seconds",
 		"At the pace of the last ten minutes: when a pool has no free key any more. A pool that does not empty has no such series.",
 		[]string{"pool"}, nil)
 	ledgerUp = prometheus.NewDesc("taskpass_ledger_up", "1 if the ledger answered this scrape.", nil, nil)
 )
+
+// WatchPools has the keys that a replica cannot hand out counted at each scrape, by pool.
+func (m *Metrics) WatchPools(count func() map[string]int) { m.registry.MustRegister(fromPools(count)) }
+
+type fromPools func() map[string]int
+
+func (fromPools) Describe(ch chan<- *prometheus.Desc) { ch <- unusable }
+
+func (count fromPools) Collect(ch chan<- prometheus.Metric) {
+	for pool, n := range count() {
+		ch <- prometheus.MustNewConstMetric(unusable, prometheus.GaugeValue, float64(n), pool)
+	}
+}
 
 // fromLedger reads gauges when they are scraped: a process's own count would miss what other replicas do.
 type fromLedger struct{ ledger Ledger }

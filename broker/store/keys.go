@@ -162,7 +162,7 @@ func (s *Store) SetKey(ctx context.Context, pool, name string, state broker.KeyS
 }
 
 // QuarantineKey implements broker.Slots.
-func (s *Store) QuarantineKey(ctx context.Context, pool, name string, fingerprint []byte, why string, now time.Time) error {
+func (s *Store) QuarantineKey(ctx context.Context, pool, name string, fingerprint []byte, caller, why string, now time.Time) error {
 	return s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
 		if err := q.KnowKey(ctx, db.KnowKeyParams{Pool: pool, Name: name}); err != nil {
 			return nil, err
@@ -174,7 +174,7 @@ func (s *Store) QuarantineKey(ctx context.Context, pool, name string, fingerprin
 		e := broker.NewKeyEvent(broker.EventKeyQuarantined, broker.Sweeper(), now, pool, name, fingerprint)
 		e.Reason = why
 		return []broker.Event{e}, q.SetKeyState(ctx, db.SetKeyStateParams{
-			Pool: pool, Name: name, State: "quarantined", Why: why, Refused: fingerprint,
+			Pool: pool, Name: name, State: "quarantined", Why: why, Refused: fingerprint, Caller: caller,
 		})
 	})
 }
@@ -185,7 +185,7 @@ func (s *Store) Draining(ctx context.Context, pool, name string, fingerprint []b
 }
 
 // StrikeKey implements broker.Slots.
-func (s *Store) StrikeKey(ctx context.Context, pool, name string, fingerprint []byte, most int, now time.Time) (quarantined bool, err error) {
+func (s *Store) StrikeKey(ctx context.Context, pool, name string, fingerprint []byte, caller string, most int, now time.Time) (quarantined bool, err error) {
 	err = s.inTx(ctx, func(q *db.Queries) ([]broker.Event, error) {
 		if err := q.KnowKey(ctx, db.KnowKeyParams{Pool: pool, Name: name}); err != nil {
 			return nil, err
@@ -195,7 +195,7 @@ func (s *Store) StrikeKey(ctx context.Context, pool, name string, fingerprint []
 			quarantined = err == nil && row.Key.State == "quarantined" && bytes.Equal(row.Key.Refused, fingerprint)
 			return nil, err
 		}
-		strikes, err := q.StrikeKey(ctx, db.StrikeKeyParams{Pool: pool, Name: name, Fingerprint: fingerprint})
+		strikes, err := q.StrikeKey(ctx, db.StrikeKeyParams{Pool: pool, Name: name, Fingerprint: fingerprint, Caller: caller})
 		if err != nil || int(strikes) < most {
 			return nil, err
 		}
@@ -204,10 +204,22 @@ func (s *Store) StrikeKey(ctx context.Context, pool, name string, fingerprint []
 		e := broker.NewKeyEvent(broker.EventKeyQuarantined, broker.Sweeper(), now, pool, name, fingerprint)
 		e.Reason = why
 		return []broker.Event{e}, q.SetKeyState(ctx, db.SetKeyStateParams{
-			Pool: pool, Name: name, State: "quarantined", Why: why, Refused: fingerprint,
+			Pool: pool, Name: name, State: "quarantined", Why: why, Refused: fingerprint, Caller: caller,
 		})
 	})
 	return quarantined, err
+}
+
+// DoubtKey implements broker.Slots.
+func (s *Store) DoubtKey(ctx context.Context, pool, name string, fingerprint []byte, caller string) (confirmed bool, err error) {
+	err = s.inTx(ctx, func(q *db.Queries) (_ []broker.Event, err error) {
+		if err := q.KnowKey(ctx, db.KnowKeyParams{Pool: pool, Name: name}); err != nil {
+			return nil, err
+		}
+		confirmed, err = q.DoubtKey(ctx, db.DoubtKeyParams{Pool: pool, Name: name, Fingerprint: fingerprint, Caller: caller})
+		return nil, err
+	})
+	return confirmed, err
 }
 
 // Pardon implements broker.Slots.

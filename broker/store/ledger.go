@@ -320,7 +320,7 @@ func (s *Store) Repeated(ctx context.Context, caller string, keySHA256 []byte) (
 
 // Tidy implements broker.Versions.
 func (s *Store) Tidy(ctx context.Context, now time.Time) error {
-	return errors.Join(s.q.DropOldIdempotency(ctx, now), s.q.DropOldTaskTokens(ctx, now), s.q.DropIdleCounts(ctx))
+	return errors.Join(s.q.DropOldIdempotency(ctx, now), s.q.DropOldTaskTokens(ctx, now), s.q.DropIdleCounts(ctx), s.q.DropLeftKeys(ctx))
 }
 
 func orNoSuch(err error) error {

@@ -163,9 +163,14 @@ RETURNING slots.name;
 -- TakeSlot gives a free seat: at the key of the lowest rank, the agent's own last one first, then the least recently used.
 -- What rests, or is in quarantine, is free once its time is over or its value has changed; at a key of which a seat is in
 -- quarantine no other is given. What another transaction is just taking is passed over, and a value that was read just before
--- it was replaced.
+-- it was replaced. A caller that has used up its share (most of all the pool's keys, or most_offered of those that are
+-- offered; zero: no share) gets a seat only at a key that counts for it already. The statement must be sent behind the
+-- lock of this pool and caller, or two that are sent at once may both be within the share.
 -- name: TakeSlot :one
-UPDATE slots SET state = 'held', credential_id = @credential_id, agent_id = @agent_id, fingerprint = chosen.fingerprint,
+WITH mine AS MATERIALIZED (
+    SELECT u.name FROM keys_used_by(@pool, @caller, @all_names::text[], @all_fingerprints::bytea[], @now) AS u (name, back) WHERE @most::int > 0
+)
+UPDATE slots SET state = 'held', credential_id = @credential_id, agent_id = @agent_id, caller = @caller, fingerprint = chosen.fingerprint,
     last_used_at = @now, due_back_at = @due_back_at, rest_until = NULL
 FROM (
     SELECT s.pool, s.name, s.seat, k.fingerprint
@@ -183,12 +188,21 @@ FROM (
       AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint
         AND (o.state = 'quarantined'
           OR (o.pool, o.name) <> (s.pool, s.name) AND (o.state = 'held' OR o.state = 'resting' AND (o.rest_until IS NULL OR o.rest_until > @now))))
+      AND (@most::int = 0 OR EXISTS (SELECT FROM mine m WHERE m.name = s.name)
+        OR (SELECT count(*) FROM mine) < @most::int
+          AND (@most_offered::int = 0 OR (SELECT count(*) FROM mine m WHERE m.name = ANY (@names::text[])) < @most_offered::int))
     ORDER BY k.rank, s.agent_id = @agent_id DESC, CASE WHEN s.agent_id = @agent_id THEN s.last_used_at END DESC NULLS LAST,
         s.last_used_at NULLS FIRST, s.name, s.seat
     LIMIT 1 FOR UPDATE OF s SKIP LOCKED
 ) chosen
 WHERE slots.pool = chosen.pool AND slots.name = chosen.name AND slots.seat = chosen.seat
 RETURNING slots.name;
+
+-- ShareUsed tells how many keys count for a caller, of all the pool's and of those that are offered, and when the first
+-- of them is due back; NULL: nobody knows.
+-- name: ShareUsed :one
+SELECT count(*) AS used, count(*) FILTER (WHERE u.name = ANY (@names::text[])) AS offered, min(u.back) AS back
+FROM keys_used_by(@pool, @caller, @all_names::text[], @all_fingerprints::bytea[], @now) AS u (name, back);
 
 -- name: NextSlotBack :one
 SELECT min(back)::timestamptz FROM (
@@ -205,6 +219,7 @@ SELECT name, fingerprint FROM slots WHERE credential_id = $1;
 -- name: ReleaseSlot :exec
 UPDATE slots SET credential_id = NULL, last_used_at = @now, due_back_at = NULL,
     state = CASE WHEN @until_rotated::boolean OR @rest_until::timestamptz > @now THEN 'resting' ELSE 'available' END,
+    caller = CASE WHEN @until_rotated OR @rest_until > @now THEN slots.caller ELSE '' END,
     rest_until = CASE WHEN NOT @until_rotated AND @rest_until > @now THEN @rest_until END
 WHERE slots.credential_id = @credential_id AND NOT EXISTS (
     SELECT FROM versions v WHERE v.credential_id = @credential_id AND v.id <> @version_id AND v.due_at IS NOT NULL
@@ -212,11 +227,28 @@ WHERE slots.credential_id = @credential_id AND NOT EXISTS (
 
 -- LeaveSlot frees a credential of a key that its upstream refuses, so that its next version gets another one. The seat rests
 -- until the given time, without one until the credential was to give it back, or until the key's value has changed.
+-- Where its refusal is confirmed it counts for nobody.
 -- name: LeaveSlot :execrows
+WITH had AS (
+    SELECT s.pool, s.name, s.seat, s.caller, s.fingerprint FROM slots s
+    WHERE s.credential_id = @credential_id AND s.state = 'held'
+      AND (@name::text = '' OR s.name = @name AND s.fingerprint = @fingerprint) FOR UPDATE
+), noted AS (
+    INSERT INTO left_keys (credential_id, pool, name, caller, fingerprint)
+    SELECT @credential_id, had.pool, had.name, had.caller, had.fingerprint FROM had
+    WHERE NOT @confirmed::boolean AND had.caller <> '' AND had.fingerprint IS NOT NULL
+    ON CONFLICT DO NOTHING
+)
 UPDATE slots SET state = 'resting', rest_until = CASE WHEN NOT @until_rotated::boolean THEN COALESCE(sqlc.narg(rest_until), due_back_at) END,
-    credential_id = NULL, due_back_at = NULL
-WHERE slots.credential_id = @credential_id AND slots.state = 'held'
-  AND (@name::text = '' OR slots.name = @name AND slots.fingerprint = @fingerprint);
+    credential_id = NULL, due_back_at = NULL, caller = CASE WHEN @confirmed::boolean THEN '' ELSE slots.caller END
+FROM had WHERE slots.pool = had.pool AND slots.name = had.name AND slots.seat = had.seat AND slots.credential_id = @credential_id;
+
+-- DropLeftKeys forgets keys that were left by credentials of which no version with that value is alive.
+-- name: DropLeftKeys :exec
+DELETE FROM left_keys WHERE (credential_id, pool, name, fingerprint) IN (
+    SELECT l.credential_id, l.pool, l.name, l.fingerprint FROM left_keys l
+    WHERE NOT EXISTS (SELECT FROM versions v WHERE v.credential_id = l.credential_id AND v.fingerprint = l.fingerprint AND v.due_at IS NOT NULL)
+    LIMIT 1000 FOR UPDATE SKIP LOCKED);
 
 -- name: QuarantineSlot :exec
 UPDATE slots SET state = 'quarantined', due_back_at = NULL WHERE credential_id = @credential_id;
@@ -258,7 +290,7 @@ INSERT INTO keys (pool, name) VALUES (@pool, @name) ON CONFLICT DO NOTHING;
 
 -- name: SetKeyState :exec
 UPDATE keys SET state = @state, why = @why, refused = CASE WHEN @state = 'quarantined' THEN COALESCE(@refused, fingerprint, ''::bytea) ELSE NULL END,
-    strikes = 0, sealed = CASE WHEN @state = 'retired' THEN NULL ELSE sealed END
+    strikes = 0, caller = @caller, doubted_by = '{}', sealed = CASE WHEN @state = 'retired' THEN NULL ELSE sealed END
 WHERE pool = @pool AND name = @name;
 
 -- KeyValueSeen takes in a present value: one that was in quarantine, and comes back, is again.
@@ -280,12 +312,27 @@ SELECT EXISTS (SELECT FROM rotations r WHERE r.pool = @pool AND r.name = @name A
 -- name: SetKeyValue :exec
 UPDATE keys SET value_id = @value_id, sealed = @sealed, vendor_id = @vendor_id WHERE pool = @pool AND name = @name;
 
+-- StrikeKey counts, with a refusal, those of the same value that other callers reported beyond their shares: it
+-- confirms them.
 -- name: StrikeKey :one
-UPDATE keys SET strikes = CASE WHEN struck = @fingerprint THEN strikes + 1 ELSE 1 END, struck = @fingerprint
+UPDATE keys SET strikes = CASE WHEN struck = @fingerprint THEN strikes ELSE 0 END + 1
+        + CASE WHEN doubted = @fingerprint THEN cardinality(array_remove(doubted_by, @caller::text)) ELSE 0 END,
+    struck = @fingerprint, struck_by = @caller::text, doubted_by = '{}'
 WHERE pool = @pool AND name = @name RETURNING strikes;
 
+-- DoubtKey notes a refusal that a caller reported beyond its share, and tells whether another caller has reported the
+-- same value. Eight callers are enough to know.
+-- name: DoubtKey :one
+UPDATE keys SET doubted = @fingerprint, doubted_by = CASE
+        WHEN doubted IS DISTINCT FROM @fingerprint THEN ARRAY[@caller::text]
+        WHEN @caller = ANY (doubted_by) OR cardinality(doubted_by) >= 8 THEN doubted_by
+        ELSE doubted_by || @caller::text END
+WHERE pool = @pool AND name = @name
+RETURNING (cardinality(array_remove(doubted_by, @caller::text)) > 0
+    OR strikes > 0 AND struck = @fingerprint AND struck_by NOT IN ('', @caller::text))::boolean AS confirmed;
+
 -- name: PardonKey :exec
-UPDATE keys SET strikes = 0 WHERE pool = @pool AND name = @name AND strikes > 0;
+UPDATE keys SET strikes = 0, doubted_by = '{}' WHERE pool = @pool AND name = @name AND (strikes > 0 OR cardinality(doubted_by) > 0);
 
 -- name: OpenRotation :one
 SELECT sqlc.embed(rotations) FROM rotations WHERE pool = @pool AND name = @name AND ended_at IS NULL;

@@ -190,6 +190,9 @@ func (s *Store) PoolKeys(ctx context.Context, pool string) ([]broker.PoolKey, er
 		}
 		k.Sealed, k.Scopes, k.VendorID = r.Key.ValueID != nil, r.Key.Scopes, r.Key.VendorID
 		k.Fingerprint, k.ChangedAt, k.Strikes = r.Key.Fingerprint, orZero(r.Key.ChangedAt), int(r.Key.Strikes)
+		if bytes.Equal(r.Key.Doubted, r.Key.Fingerprint) {
+			k.Unconfirmed = len(r.Key.DoubtedBy)
+		}
 		state[k.Name] = r.Key.State
 		if err := json.Unmarshal(r.Key.Labels, &k.Labels); err != nil {
 			return nil, err

@@ -12,10 +12,12 @@ import (
 )
 
 // Take implements broker.Slots. A pool's keys are known to the database from the first time they are offered.
-func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, rest broker.Rest, now time.Time) (string, bool, time.Time, error) {
+func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, share broker.Share, rest broker.Rest, now time.Time) (string, bool, time.Time, error) {
 	take := db.TakeSlotParams{
-		Pool: pool, CredentialID: new(string(c.ID)), AgentID: c.AgentID, Now: &now, DueBackAt: &c.Version.ExpiresAt,
+		Pool: pool, CredentialID: new(string(c.ID)), Caller: c.Caller, AgentID: c.AgentID, Now: &now, DueBackAt: &c.Version.ExpiresAt,
+		Most: int32(share.Most), MostOffered: int32(share.MostOffered), //nolint:gosec // at most the number of keys
 	}
+	take.AllNames, take.AllFingerprints = columns(share.Keys)
 	for _, k := range keys {
 		take.Names, take.Fingerprints = append(take.Names, k.Name), append(take.Fingerprints, k.Fingerprint)
 		take.Seats, take.Ranks = append(take.Seats, int32(max(k.Seats, 1))), append(take.Ranks, int32(k.Rank)) //nolint:gosec // small
@@ -37,7 +39,7 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 		return "", false, time.Time{}, err
 	}
 	for range 4 {
-		name, err := s.q.TakeSlot(ctx, take)
+		name, err := s.takeSlot(ctx, take)
 		switch {
 		case err == nil:
 			return name, true, time.Time{}, nil
@@ -48,11 +50,53 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 		}
 		break
 	}
+	if share.Most > 0 {
+		used, err := s.q.ShareUsed(ctx, db.ShareUsedParams{
+			Pool: pool, Caller: c.Caller, Names: take.Names, AllNames: take.AllNames, AllFingerprints: take.AllFingerprints, Now: now,
+		})
+		if err != nil {
+			return "", false, time.Time{}, err
+		}
+		if used.Used >= int64(share.Most) || share.MostOffered > 0 && used.Offered >= int64(share.MostOffered) {
+			back, _ := used.Back.(time.Time)
+			return "", false, back, broker.ErrOverShare
+		}
+	}
 	back, err := s.q.NextSlotBack(ctx, db.NextSlotBackParams{Pool: pool, Names: take.Names})
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil
 	}
 	return "", false, back, err
+}
+
+// takeSlot sends the statement, where there is a share behind the lock of its pool and caller.
+func (s *Store) takeSlot(ctx context.Context, take db.TakeSlotParams) (string, error) {
+	if take.Most == 0 {
+		return s.q.TakeSlot(ctx, take)
+	}
+	key := take.Pool + "/" + take.Caller
+	done, err := s.takes.wait(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	return db.New(behindLock{s.pool, "share:" + key}).TakeSlot(ctx, take)
+}
+
+func columns(keys []broker.KeyChoice) (names []string, fingerprints [][]byte) {
+	for _, k := range keys {
+		names, fingerprints = append(names, k.Name), append(fingerprints, k.Fingerprint)
+	}
+	return names, fingerprints
+}
+
+// OverShare implements broker.Slots.
+func (s *Store) OverShare(ctx context.Context, pool, caller string, share broker.Share, now time.Time) (bool, error) {
+	names, fingerprints := columns(share.Keys)
+	used, err := s.q.ShareUsed(ctx, db.ShareUsedParams{
+		Pool: pool, Caller: caller, Names: []string{}, AllNames: names, AllFingerprints: fingerprints, Now: now,
+	})
+	return used.Used > int64(share.Most), err
 }
 
 // Held implements broker.Slots.
@@ -76,6 +120,7 @@ func (s *Store) Release(ctx context.Context, c broker.Credential, present []byte
 func (s *Store) Leave(ctx context.Context, id broker.CredentialID, key broker.KeyChoice, rest broker.Rest) (bool, error) {
 	n, err := s.q.LeaveSlot(ctx, db.LeaveSlotParams{
 		CredentialID: new(string(id)), Name: key.Name, Fingerprint: key.Fingerprint, UntilRotated: rest.UntilRotated, RestUntil: orNil(rest.Until),
+		Confirmed: rest.Confirmed,
 	})
 	return n > 0, err
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
+	"github.com/taskpass/taskpass/providers/providertest"
 )
 
 // asCommand makes the test binary the command itself: a child of the tests that is a real process.
@@ -106,9 +107,7 @@ func tempDir(t *testing.T) string {
 func writeFile(t *testing.T, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	providertest.WriteSecret(t, path, text)
 	return path
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -76,7 +75,7 @@ func (c *poolListCmd) Run(e *env) error {
 		return problem(r.HTTPResponse, r.Body)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "KEY\tSTATE\tSOURCE\tSCOPES\tREFUSALS\tDUE BACK\tMOVED\tREASON")
+	_, _ = fmt.Fprintln(w, "KEY\tSTATE\tSOURCE\tSCOPES\tREFUSALS\tDUE BACK\tMOVED\tREASON\tPROBLEM")
 	for _, k := range r.JSON200.Keys {
 		back, moved := "", ""
 		if !k.BackAt.IsZero() {
@@ -85,7 +84,8 @@ func (c *poolListCmd) Run(e *env) error {
 		if k.Rotation.ID != "" {
 			moved = fmt.Sprintf("%d of %d until %s", k.Rotation.Moved, k.Rotation.Holders, k.Rotation.Deadline.Format(time.RFC3339))
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", k.Name, k.State, k.Source, strings.Join(k.Scopes, " "), k.Refusals, back, moved, audit.VisibleLine(k.Reason))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", k.Name, k.State, k.Source, strings.Join(k.Scopes, " "),
+			k.Refusals, back, moved, audit.VisibleLine(k.Reason), audit.VisibleLine(k.Problem))
 	}
 	return w.Flush()
 }
@@ -156,27 +156,24 @@ type poolRetireCmd struct {
 
 func (c *poolRetireCmd) Run(e *env) error { return c.change(e, client.Retire, c.Reason) }
 
-// maxValue bounds what is read as a key's value, in bytes.
-const maxValue = 64 << 10
-
 // open makes the client, and reads the value: from standard input, for arguments are seen by everybody on the machine.
 func (c poolKeyArgs) open(e *env) (*client.ClientWithResponses, broker.Secret, error) {
 	api, err := c.client()
 	if err != nil {
 		return nil, broker.Secret{}, err
 	}
-	text, err := io.ReadAll(io.LimitReader(e.stdin, maxValue+1))
+	text, err := io.ReadAll(io.LimitReader(e.stdin, broker.MaxSecretValue+3))
 	if err != nil {
 		return nil, broker.Secret{}, fmt.Errorf("reading the value: %w", err)
 	}
-	if len(text) > maxValue {
-		return nil, broker.Secret{}, fmt.Errorf("the value is longer than %d bytes", maxValue)
-	}
-	value := bytes.TrimSpace(text)
-	if len(value) == 0 {
+	if len(text) == 0 {
 		return nil, broker.Secret{}, errors.New("standard input has no value")
 	}
-	return api, broker.NewSecret(string(value)), nil
+	value, err := broker.NewSecretValue(string(text))
+	if err != nil {
+		return nil, broker.Secret{}, fmt.Errorf("the value on standard input %w", err)
+	}
+	return api, value, nil
 }
 
 func (c poolKeyArgs) change(e *env, action client.ChangePoolKeyParamsAction, reason string) error {

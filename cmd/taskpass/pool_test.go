@@ -26,7 +26,11 @@ const poolYAML = `
 func TestPoolCommands(t *testing.T) {
 	t.Parallel()
 	i := install(t)
-	i.configure(func(s *settings) { s.More = poolYAML })
+	// A key whose file no header can carry is passed over, and named.
+	unusable := writeFile(t, i.dir, "bom", "\ufeffsk-cli-CANARY\n")
+	i.configure(func(s *settings) {
+		s.More = poolYAML + "      check_every: 1s\n      keys: [{name: bom, value: \"file:" + unusable + "\"}]\n"
+	})
 	service := filepath.Join(i.dir, "service_url")
 	ops := writeFile(t, i.dir, "ops", must(t, "token", "create", "--role", "operator", "--name", "ops", "--database-url-file", service).stdout)
 	orch, aud := writeFile(t, i.dir, "orch", i.tokens["orch"]), writeFile(t, i.dir, "aud", i.tokens["aud"])
@@ -44,7 +48,10 @@ func TestPoolCommands(t *testing.T) {
 	with(0, one+"\n", ops, "models/k is available.", "add", "models", "k", "--scope", "call", "--label", "tier=prod", "--vendor-id", "key_1")
 	with(1, one, ops, "conflict", "add", "models", "k")
 	with(1, "", ops, "standard input has no value", "add", "models", "l")
-	with(1, strings.Repeat("x", 64<<10+1), ops, "longer", "add", "models", "l")
+	with(1, strings.Repeat("x", 64<<10+1), ops, "larger", "add", "models", "l")
+	with(1, "\ufeff"+one, ops, "byte order mark", "add", "models", "l")
+	with(1, one+"\n"+two+"\n", ops, "more than one line", "add", "models", "l")
+	with(1, one+" \n", ops, "white space", "rotate", "models", "l")
 	with(1, one, ops, "/name", "add", "models", "a b")
 	with(1, one, aud, "forbidden", "add", "models", "l")
 	with(1, "", orch, "forbidden", "list", "models")
@@ -71,6 +78,10 @@ func TestPoolCommands(t *testing.T) {
 	if strings.Contains(strings.ReplaceAll(said.String(), "unexpected argument "+one, ""), "CANARY") {
 		t.Error("a value is shown")
 	}
+	await(t, "the unusable key to be counted", func() bool {
+		return strings.Contains(mustCall(t, 200, "GET", url+"/metrics", "", ""), `taskpass_pool_keys_unusable{pool="models"} 1`)
+	})
+	with(0, "", aud, "begins with a byte order mark", "list", "models")
 	trail := mustCall(t, 200, "GET", url+"/v1/audit/events?upstream_id=models/k", i.tokens["aud"], "")
 	for _, event := range []string{"key.added", "key.rotating", "key.rotation_aborted", "key.quarantined", "key.freed", "key.retired"} {
 		if !strings.Contains(trail, fmt.Sprintf("%q", event)) {

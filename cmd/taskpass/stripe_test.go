@@ -3,12 +3,12 @@ package main
 import (
 	"encoding/json"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/taskpass/taskpass/openapi"
+	"github.com/taskpass/taskpass/providers/providertest"
 	"github.com/taskpass/taskpass/providers/sandbox"
 	"github.com/taskpass/taskpass/providers/sandbox/stripe"
 )
@@ -81,9 +81,7 @@ func TestStripeDemo(t *testing.T) {
 	}
 	// What an operator does: a new key at its place, and the old one expired in the dashboard.
 	fresh := s.Sandbox.Stripe.AddKey(stripe.Key{Name: "reads-customers", Permissions: []string{"customer_read"}})
-	if err := os.WriteFile(filepath.Join(dir, "keys", "stripe_reads-customers"), []byte(fresh), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	providertest.WriteSecret(t, filepath.Join(dir, "keys", "stripe_reads-customers"), fresh)
 	if err := s.Sandbox.Stripe.ExpireKey(key); err != nil {
 		t.Fatal(err)
 	}

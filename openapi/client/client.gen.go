@@ -311,7 +311,7 @@ type Advice struct {
 	// `halt`: stop. Never the same secret again after a 401.
 	Action AdviceAction `json:"action"`
 
-	// Cause Why: replaced, newer_version, key_quarantined, refused_again, scope, revoked, …
+	// Cause Why: replaced, newer_version, key_quarantined, refused_again, quota_exceeded, scope, revoked, …
 	Cause string `json:"cause"`
 
 	// RetryAfterSeconds When to come back; where that can help.
@@ -676,7 +676,9 @@ type NewPoolKey struct {
 	// Name The caller's own id of a task or an agent, or a name from the configuration.
 	Name   ID       `json:"name"`
 	Scopes []string `json:"scopes,omitempty,omitzero"`
-	Value  string   `json:"value"`
+
+	// Value Printable ASCII without white space at either end, so that a header and an environment variable carry it unchanged.
+	Value string `json:"value"`
 
 	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
 	VendorID ID `json:"vendor_id,omitempty,omitzero"`
@@ -693,6 +695,10 @@ type PoolKey struct {
 	Labels      map[string]string `json:"labels,omitempty,omitzero"`
 	Name        string            `json:"name"`
 
+	// Problem Why its value cannot be handed out, as the replica that answers last read it, such as a byte order mark or a
+	// second line. The key is passed over meanwhile. Absent: it can.
+	Problem string `json:"problem,omitempty,omitzero"`
+
 	// Reason Of quarantine and retirement.
 	Reason string `json:"reason,omitempty,omitzero"`
 
@@ -707,9 +713,12 @@ type PoolKey struct {
 	Seats map[string]int `json:"seats,omitempty,omitzero"`
 
 	// Source `sealed`: its value was handed in.
-	Source   PoolKeySource `json:"source"`
-	State    PoolKeyState  `json:"state"`
-	VendorID string        `json:"vendor_id,omitempty,omitzero"`
+	Source PoolKeySource `json:"source"`
+	State  PoolKeyState  `json:"state"`
+
+	// UnconfirmedReports Callers that reported a refusal beyond their share of the pool, which neither a probe nor another caller has confirmed.
+	UnconfirmedReports int    `json:"unconfirmed_reports,omitempty,omitzero"`
+	VendorID           string `json:"vendor_id,omitempty,omitzero"`
 }
 
 // PoolKeySource `sealed`: its value was handed in.
@@ -847,8 +856,10 @@ type RevokeRequest struct {
 // RotatePoolKey defines model for RotatePoolKey.
 type RotatePoolKey struct {
 	// DeadlineSeconds Absent means an hour.
-	DeadlineSeconds int    `json:"deadline_seconds,omitempty,omitzero"`
-	Value           string `json:"value"`
+	DeadlineSeconds int `json:"deadline_seconds,omitempty,omitzero"`
+
+	// Value Printable ASCII without white space at either end, so that a header and an environment variable carry it unchanged.
+	Value string `json:"value"`
 
 	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
 	VendorID ID `json:"vendor_id,omitempty,omitzero"`

@@ -34,6 +34,11 @@ type Config struct {
 	MaxHolders int               `yaml:"max_holders"` // how many credentials may hold one key at once; absent: 1
 	Select     map[string]string `yaml:"select"`      // labels that a key must have for this profile; absent: any key will do
 
+	// SharePercent is how much of the pool's keys one caller may have held, resting or quarantined at once, where rules
+	// let several callers use the pool: 1-100 percent, rounded down, and at least one key; absent: 25.
+	SharePercent int            `yaml:"share_percent"`
+	Probe        *connect.Probe `yaml:"probe"` // confirms what a caller reports beyond its share; absent: only another caller does
+
 	MaxRefusals int           `yaml:"max_refusals"` // 401s in a row that put a key into quarantine; absent: 3
 	Deadline    time.Duration `yaml:"deadline"`     // how long holders have to move when a value changes at its source; absent: 1h
 	CheckEvery  time.Duration `yaml:"check_every"`  // how often references are read; absent: 15s
@@ -149,6 +154,12 @@ func (c Config) checkUse() []broker.Fault {
 	}
 	if c.MaxHolders < 0 || c.MaxHolders > maxHolders {
 		f.Add("max_holders", "is not between 1 and %d", maxHolders)
+	}
+	if c.SharePercent < 0 || c.SharePercent > 100 {
+		f.Add("share_percent", "is not between 1 and 100")
+	}
+	if c.Probe != nil {
+		f.Below("probe", c.Probe.Check())
 	}
 	if c.MaxRefusals < 0 || c.MaxRefusals > 100 {
 		f.Add("max_refusals", "is not between 1 and 100")

@@ -2,8 +2,11 @@ package pool
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/taskpass/taskpass/broker"
 )
@@ -21,12 +24,22 @@ type key struct {
 	over []string // which
 }
 
-// keys are the pool's keys that can be read. One that cannot stops no other (P11).
+// keys are the pool's keys with a value that can be handed out. One that has none stops no other (P11).
 func (p *Provider) keys(ctx context.Context) ([]key, error) {
-	list := make([]key, 0, len(p.cfg.Keys))
+	list, _, err := p.read(ctx)
+	return list, err
+}
+
+// read also tells when to look again because files are being written; zero: none is.
+func (p *Provider) read(ctx context.Context) (list []key, again time.Duration, err error) {
+	list, problems := make([]key, 0, len(p.cfg.Keys)), map[string]string{}
 	for _, k := range p.cfg.Keys {
-		value, err := p.values.read(ctx, string(k.Value))
+		value, wait, err := p.values.read(ctx, string(k.Value))
+		if wait > 0 && (again == 0 || wait < again) {
+			again = wait
+		}
 		if err != nil {
+			problems[k.Name] = broker.AsError(err).Message
 			continue
 		}
 		known := newKey(k.Name, value, k.Scopes, k.Labels)
@@ -35,19 +48,34 @@ func (p *Provider) keys(ctx context.Context) ([]key, error) {
 	}
 	sealed, err := p.slots.SealedKeys(ctx, p.cfg.Name)
 	if err != nil {
-		return nil, broker.Errorf(broker.CodeUnavailable, "the pool could not be asked").Because(err)
+		return nil, 0, broker.Errorf(broker.CodeUnavailable, "the pool could not be asked").Because(err)
 	}
 	for _, s := range sealed {
-		plain, err := p.seal.Open(s.Sealed, s.ValueID)
+		value, err := p.unseal(s)
 		if err != nil {
+			problems[s.Name] = err.Error()
 			continue
 		}
-		k := newKey(s.Name, broker.NewSecret(string(plain)), s.Scopes, s.Labels)
-		clear(plain)
+		k := newKey(s.Name, value, s.Scopes, s.Labels)
 		k.vendorID = s.VendorID
 		list = append(list, k)
 	}
-	return list, nil
+	if ctx.Err() == nil { // else stores were not asked to the end
+		p.problems.Set(ctx, p.cfg.Name, problems)
+	}
+	return list, again, nil
+}
+
+func (p *Provider) unseal(s broker.SealedKey) (broker.Secret, error) {
+	plain, err := p.seal.Open(s.Sealed, s.ValueID)
+	if err != nil {
+		return broker.Secret{}, errors.New("the value that was handed in cannot be opened with this keyset")
+	}
+	defer clear(plain)
+	if err := broker.CheckSecretValue(string(plain)); err != nil {
+		return broker.Secret{}, fmt.Errorf("the value that was handed in %w: rotate the key", err)
+	}
+	return broker.NewSecret(string(plain)), nil
 }
 
 func newKey(name string, value broker.Secret, scopes []string, labels map[string]string) key {

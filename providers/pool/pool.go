@@ -12,7 +12,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -27,11 +29,13 @@ const (
 	refusedRest = time.Minute
 )
 
-// Deps is what the provider needs of the broker's house. All are required.
+// Deps is what the provider needs of the broker. All but Shared and Logger are required.
 type Deps struct {
 	Slots  broker.Slots
 	Sealer broker.Sealer
 	Clock  func() time.Time
+	Shared bool         // the rules of profiles let several callers use the pool: each has a share
+	Logger *slog.Logger // nil: nothing is logged
 }
 
 // Provider implements broker.Provider for one pool.
@@ -42,7 +46,12 @@ type Provider struct {
 	clock func() time.Time
 	ender connect.Ender // nil: nobody tells the vendor
 
-	values values
+	shared   bool
+	probe    *connect.Prober // nil: there is none
+	probes   probes
+	values   values
+	problems broker.KeyProblems
+	logger   *slog.Logger
 }
 
 // New makes the provider of one profile. Keys are read when they are handed out, not before: a replaced value is used
@@ -59,7 +68,14 @@ func New(cfg Config, deps Deps) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, slots: deps.Slots, seal: deps.Sealer, clock: deps.Clock}
+	p := &Provider{cfg: cfg, slots: deps.Slots, seal: deps.Sealer, clock: deps.Clock, shared: deps.Shared}
+	if p.logger = deps.Logger; p.logger == nil {
+		p.logger = slog.New(slog.DiscardHandler)
+	}
+	p.problems.Logger = p.logger
+	if p.probes.known = map[string]verdict{}; cfg.Probe != nil {
+		p.probe = connect.OpenProber(*cfg.Probe, connect.Wire{Clock: deps.Clock})
+	}
 	p.values = values{stores: stores, keep: cfg.CheckEvery, clock: deps.Clock}
 	if cfg.Vendor != nil {
 		if p.ender, err = connect.OpenEnder(*cfg.Vendor, connect.Wire{Clock: deps.Clock}); err != nil {
@@ -78,11 +94,16 @@ func (p *Provider) Upstream(broker.Credential) string { return p.Keeps() }
 // Mint implements broker.Provider: it takes a key for the version. Taking is one statement of the ledger's database, so
 // when it fails with an answer nothing was taken.
 func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted, error) {
-	keys, err := p.keys(ctx)
+	keys, again, err := p.read(ctx)
+	fit := p.fitting(keys, c.Scopes)
+	// At the first look at files that were just written there may be no value yet. They settle together.
+	for tries := 0; err == nil && len(fit) == 0 && again > 0 && tries < 2 && pause(ctx, again); tries++ {
+		keys, again, err = p.read(ctx)
+		fit = p.fitting(keys, c.Scopes)
+	}
 	if err != nil {
 		return broker.Minted{}, err
 	}
-	fit := p.fitting(keys, c.Scopes)
 	if len(fit) == 0 {
 		return broker.Minted{}, fmt.Errorf("%w: %w", broker.ErrNotMinted, nothingFits(len(keys)))
 	}
@@ -90,7 +111,10 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	for i, k := range fit {
 		choices[i] = broker.KeyChoice{Name: k.name, Fingerprint: k.fingerprint, Rank: k.rank, Seats: p.cfg.MaxHolders}
 	}
-	name, ok, back, err := p.takes(ctx, c, choices)
+	name, ok, back, err := p.takes(ctx, c, choices, p.share(keys, fit))
+	if errors.Is(err, broker.ErrOverShare) {
+		return broker.Minted{}, fmt.Errorf("%w: %w", broker.ErrNotMinted, p.overShare(back))
+	}
 	if err != nil {
 		return broker.Minted{}, broker.Errorf(broker.CodeUnavailable, "the pool could not be asked").Because(err)
 	}
@@ -100,10 +124,22 @@ func (p *Provider) Mint(ctx context.Context, c broker.Credential) (broker.Minted
 	return p.minted(fit, name), nil
 }
 
-func (p *Provider) takes(ctx context.Context, c broker.Credential, choices []broker.KeyChoice) (string, bool, time.Time, error) {
+func (p *Provider) takes(ctx context.Context, c broker.Credential, choices []broker.KeyChoice, share broker.Share) (string, bool, time.Time, error) {
 	now := p.clock()
 	rest, _ := p.rest(now)
-	return p.slots.Take(ctx, p.cfg.Name, c, choices, rest, now)
+	return p.slots.Take(ctx, p.cfg.Name, c, choices, share, rest, now)
+}
+
+// pause is false when ctx has ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 func (p *Provider) minted(fit []key, name string) broker.Minted {
@@ -132,18 +168,22 @@ func (p *Provider) minted(fit []key, name string) broker.Minted {
 
 func nothingFits(readable int) error {
 	if readable == 0 {
-		return broker.Errorf(broker.CodeUpstreamRefused, "none of the pool's keys can be read: the operator should check their references")
+		return broker.Errorf(broker.CodeUpstreamRefused, "none of the pool's keys can be read and used: the operator should check their references, and what the list of its keys says of each")
 	}
 	return broker.Errorf(broker.CodeUpstreamRefused, "no key of the pool has these scopes: the operator should add one, or ask for fewer")
 }
 
 func (p *Provider) exhausted(back time.Time) error {
 	e := broker.Errorf(broker.CodePoolExhausted, "every key of the pool that has these scopes is held, resting or quarantined")
-	e.RetryAfter = exhaustedPause
-	if wait := back.Sub(p.clock()); !back.IsZero() && wait > 0 {
-		e.RetryAfter = wait
-	}
+	e.RetryAfter = p.wait(back)
 	return e
+}
+
+func (p *Provider) wait(back time.Time) time.Duration {
+	if wait := back.Sub(p.clock()); !back.IsZero() && wait > 0 {
+		return wait
+	}
+	return exhaustedPause
 }
 
 // Keeps implements broker.Keeper: the pool's keys move with their values.
@@ -174,8 +214,17 @@ func (p *Provider) Keep(ctx context.Context) (time.Time, error) {
 	return next, err
 }
 
-// Watch implements broker.Watcher: a value that changes at its source is looked at now.
+// Watch implements broker.Watcher: a value that changes at its source is looked at now, and what is wrong with others
+// is known on this replica too.
 func (p *Provider) Watch(ctx context.Context) {
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	looking.Go(func() {
+		_, _ = p.keys(ctx) // for its problems
+		for pause(ctx, p.cfg.CheckEvery*3/4+rand.N(p.cfg.CheckEvery/2)) {
+			_, _ = p.keys(ctx)
+		}
+	})
 	refs := make([]string, len(p.cfg.Keys))
 	for i, k := range p.cfg.Keys {
 		refs[i] = string(k.Value)
@@ -198,6 +247,9 @@ func (p *Provider) Configured() []broker.PoolKey {
 	return list
 }
 
+// Problems implements broker.Pooled.
+func (p *Provider) Problems() map[string]string { return p.problems.Known() }
+
 // Refused implements broker.Pooled. The key rests for a while; others may then try it, until it has been refused too often.
 func (p *Provider) Refused(ctx context.Context, c broker.Credential) (bool, error) {
 	held, ok, err := p.slots.Held(ctx, c.ID)
@@ -213,13 +265,25 @@ func (p *Provider) Refused(ctx context.Context, c broker.Credential) (bool, erro
 		return false, nil // the next version bears another value of the same key
 	}
 	now := p.clock().UTC()
+	held.Fingerprint = present
+	counts, confirmed, err := p.counted(ctx, c, keys, held, now)
+	if err != nil {
+		return false, err
+	}
+	if !counts {
+		return false, p.overShare(now.Add(refusedRest))
+	}
 	rest, _ := p.rest(now)
-	rest.Until = later(rest.Until, now.Add(refusedRest))
+	rest.Until, rest.Confirmed = later(rest.Until, now.Add(refusedRest)), confirmed
+	reporter := c.Caller
+	if confirmed {
+		reporter = ""
+	}
 	left, err := p.slots.Leave(ctx, c.ID, broker.KeyChoice{Name: held.Name, Fingerprint: present}, rest)
 	if err != nil || !left { // another report of the same refusal was first
 		return false, err
 	}
-	return p.slots.StrikeKey(ctx, p.cfg.Name, held.Name, present, p.cfg.MaxRefusals, now)
+	return p.slots.StrikeKey(ctx, p.cfg.Name, held.Name, present, reporter, p.cfg.MaxRefusals, now)
 }
 
 func later(a, b time.Time) time.Time {

@@ -65,7 +65,7 @@ func (p *Provider) revokeLeft(ctx context.Context, c broker.Credential, keys []k
 	case gone:
 		return broker.Revocation{Result: broker.ResultDestroyed, EffectiveAt: now, Basis: "key_replaced"}, nil
 	case bytes.Equal(present, left.Fingerprint):
-		if err := p.slots.QuarantineKey(ctx, p.cfg.Name, left.Name, left.Fingerprint, "a credential that had it was revoked", now); err != nil {
+		if err := p.slots.QuarantineKey(ctx, p.cfg.Name, left.Name, left.Fingerprint, c.Caller, "a credential that had it was revoked", now); err != nil {
 			return broker.Revocation{}, err
 		}
 	}

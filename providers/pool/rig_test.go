@@ -88,13 +88,7 @@ func (r *rig) write(t testing.TB, name, value string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.values[name] = value
-	// As an operator's tools do it: a reader sees the old value or the new one.
-	if err := os.WriteFile(r.path(name)+".new", []byte(value+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(r.path(name)+".new", r.path(name)); err != nil {
-		t.Fatal(err)
-	}
+	providertest.WriteSecret(t, r.path(name), value+"\n")
 }
 
 // replace is what an operator does about a key: a new value at its source, the old one ended at the vendor.

@@ -12,8 +12,8 @@ import (
 // staleFor is how long a value is used after its store was last read: a store that is down stops nothing at once.
 const staleFor = time.Hour
 
-// values are the present values of references. What this machine has is read anew each time; what a store has is kept for a
-// while, for a mint must not wait for each key's store.
+// values are the present values of references. What this machine has is read at each use, and counts by the rules of
+// broker.SecretFiles; what a store has is kept for a while, so that a mint does not wait for each key's store.
 type values struct {
 	stores *resolve.Resolver
 	keep   time.Duration
@@ -28,10 +28,17 @@ type knownValue struct {
 	at    time.Time
 }
 
-func (v *values) read(ctx context.Context, ref string) (broker.Secret, error) {
+// read returns the present value. again is not zero while a file may still be being written: look again after that
+// time.
+func (v *values) read(ctx context.Context, ref string) (value broker.Secret, again time.Duration, err error) {
 	if resolve.Local(ref) {
-		return broker.Ref(ref).Resolve()
+		return v.stores.Local(ref)
 	}
+	value, err = v.stored(ctx, ref)
+	return value, 0, err
+}
+
+func (v *values) stored(ctx context.Context, ref string) (broker.Secret, error) {
 	v.mu.Lock()
 	known, ok := v.known[ref]
 	v.mu.Unlock()

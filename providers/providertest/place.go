@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/taskpass/taskpass/broker"
 )
@@ -14,10 +15,23 @@ import (
 func SecretFile(t testing.TB, value string) broker.Ref {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(value+"\n"), 0o600); err != nil {
+	WriteSecret(t, path, value+"\n")
+	return broker.Ref("file:" + path)
+}
+
+// WriteSecret puts a text into a file as an operator's tool does: it is whole, written a while ago, and renamed into
+// place.
+func WriteSecret(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return broker.Ref("file:" + path)
+	if err := os.Chtimes(path+".new", time.Time{}, time.Now().Add(-time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Refusing is an address that is bound and not listened on: whoever connects is refused, and nobody else can take it.

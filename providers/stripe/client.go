@@ -31,6 +31,7 @@ type client struct {
 	backend  *sdk.BackendImplementation
 	livemode bool
 	web      *http.Transport
+	files    broker.SecretFiles
 }
 
 func newClient(c Config) (*client, error) {
@@ -51,12 +52,12 @@ func newClient(c Config) (*client, error) {
 	if !ok {
 		return nil, errors.New("stripe-go has another backend than it had")
 	}
-	return &client{backend, c.Livemode, web}, nil
+	return &client{backend: backend, livemode: c.Livemode, web: web}, nil
 }
 
 // ownKey reads the broker's own key and refuses one of the other mode.
 func (c *client) ownKey(ref broker.Ref) (broker.Secret, error) {
-	key, err := ref.Resolve()
+	key, err := c.files.Own(ref)
 	if err != nil {
 		return key, refusedUnsent("the broker's own Stripe key cannot be read: the operator should check secret_key").Because(errors.New("secret_key cannot be resolved"))
 	}

@@ -57,6 +57,9 @@ type Pool struct {
 	// ProbeWrites must say "accept" for keys to be tried by creations with a parameter that does not exist.
 	ProbeWrites string        `yaml:"probe_writes"`
 	CheckEvery  time.Duration `yaml:"check_every"` // how often a key is tried; absent: 1 h
+	// SharePercent is how much of the pool's keys one caller may have held or quarantined at once, where rules let
+	// several callers use the pool: 1-100 percent, rounded down, and at least one key; absent: 25.
+	SharePercent int `yaml:"share_percent"`
 }
 
 // Key is one key of a pool, by reference, with what it was given in the dashboard.
@@ -243,6 +246,9 @@ func (c Config) checkPool(f *broker.Faults) {
 	}
 	if p.Undeclared != "" && p.Undeclared != "refuse" && p.Undeclared != "accept" {
 		f.Add("pool.undeclared", "is neither refuse nor accept")
+	}
+	if p.SharePercent < 0 || p.SharePercent > 100 {
+		f.Add("pool.share_percent", "is not between 1 and 100")
 	}
 	if p.CheckEvery != 0 && (p.CheckEvery < time.Second || p.CheckEvery > 24*time.Hour) {
 		f.Add("pool.check_every", "is not between 1s and 24h")

@@ -286,9 +286,9 @@ func (w *wire) befall(ctx context.Context, call func() error) error {
 	return errors.New("the connection broke")
 }
 
-func (w *wire) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, rest broker.Rest, now time.Time) (name string, ok bool, back time.Time, err error) {
+func (w *wire) Take(ctx context.Context, pool string, c broker.Credential, keys []broker.KeyChoice, share broker.Share, rest broker.Rest, now time.Time) (name string, ok bool, back time.Time, err error) {
 	err = w.befall(ctx, func() (err error) {
-		name, ok, back, err = w.Slots.Take(ctx, pool, c, keys, rest, now)
+		name, ok, back, err = w.Slots.Take(ctx, pool, c, keys, share, rest, now)
 		return err
 	})
 	return name, ok, back, err

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -23,9 +25,15 @@ const (
 type pooled struct {
 	base
 	admissions admissions
+	files      broker.SecretFiles
+	problems   broker.KeyProblems
 }
 
-func newPooled(b base) *pooled { return &pooled{base: b} }
+func newPooled(b base) *pooled {
+	p := &pooled{base: b}
+	p.problems.Logger = b.Logger
+	return p
+}
 
 // poolKey is one key of the pool as it is now.
 type poolKey struct {
@@ -49,13 +57,21 @@ func (p *pooled) slots() string { return "stripe:" + p.cfg.Pool.Name }
 func (p *pooled) Quota() string { return p.Upstream(broker.Credential{}) }
 
 // present reads the keys as they are now. What cannot be read, or is no restricted key of this mode, is left out, and the
-// reason is told: one bad key does not stop the others (P11).
-func (p *pooled) present() (keys []poolKey, reasons []string) {
+// reason is told: one bad key does not stop the others (P11). Where a file may still be being written, again is when to
+// look again.
+func (p *pooled) present() (keys []poolKey, reasons []string, again time.Duration) {
+	problems := map[string]string{}
 	for _, k := range p.cfg.Pool.Keys {
-		value, err := k.Value.Resolve()
+		value, wait, err := p.files.Resolve(k.Value)
+		if err != nil {
+			problems[k.Name] = err.Error()
+		}
+		if wait > 0 && (again == 0 || wait < again) {
+			again = wait
+		}
 		switch {
 		case err != nil:
-			reasons = append(reasons, k.Name+" cannot be read")
+			reasons = append(reasons, k.Name+" "+unusable(err))
 		case strings.HasPrefix(value.Reveal(), "sk_"):
 			reasons = append(reasons, k.Name+" is an unrestricted key (sk_), which is never handed out")
 		case !isKey(value, p.cfg.Livemode, "rk_"):
@@ -65,11 +81,48 @@ func (p *pooled) present() (keys []poolKey, reasons []string) {
 			keys = append(keys, poolKey{k.Name, value, string(sum[:]), implying(k.Permissions...)})
 		}
 	}
+	p.problems.Set(context.Background(), p.slots(), problems)
+	return keys, reasons, again
+}
+
+// unusable is what a caller is told: nothing of the value, nor where it is kept.
+func unusable(err error) string {
+	if _, ok := errors.AsType[*fs.PathError](err); ok || errors.Unwrap(err) == nil {
+		return "cannot be read"
+	}
+	return "cannot be handed out: its value " + errors.Unwrap(err).Error()
+}
+
+// readable is present, after a wait for files that were just written if there is no key without them.
+func (p *pooled) readable(ctx context.Context) (keys []poolKey, reasons []string) {
+	keys, reasons, again := p.present()
+	for tries := 0; len(keys) == 0 && again > 0 && tries < 2; tries++ {
+		timer := time.NewTimer(again)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return keys, reasons
+		case <-timer.C:
+		}
+		keys, reasons, again = p.present()
+	}
 	return keys, reasons
 }
 
+// share is what one caller may use of the pool; zero where only one caller may use it.
+func (p *pooled) share(keys []poolKey) broker.Share {
+	if !p.Shared {
+		return broker.Share{}
+	}
+	all := make([]broker.KeyChoice, len(keys))
+	for i, k := range keys {
+		all[i] = k.choice()
+	}
+	return broker.ShareOf(all, p.cfg.Pool.SharePercent, 0)
+}
+
 func (p *pooled) sums() []string {
-	keys, _ := p.present()
+	keys, _, _ := p.present()
 	sums := make([]string, len(keys))
 	for i, k := range keys {
 		sums[i] = k.sum
@@ -116,7 +169,8 @@ func (p *pooled) Mint(ctx context.Context, c broker.Credential) (broker.Minted, 
 		return broker.Minted{}, surely(err)
 	}
 	want := implying(names...)
-	keys, reasons := p.present()
+	keys, reasons := p.readable(ctx)
+	share := p.share(keys)
 	if c.Version.Number > 1 { // a credential's versions share its key
 		held, ok, err := p.Slots.Held(ctx, c.ID)
 		if err != nil {
@@ -131,7 +185,7 @@ func (p *pooled) Mint(ctx context.Context, c broker.Credential) (broker.Minted, 
 		if len(tiers) == 0 {
 			return broker.Minted{}, surely(p.noneFits(keys, names, slices.Concat(reasons, unfit)))
 		}
-		k, err := p.take(ctx, c, tiers)
+		k, err := p.take(ctx, c, tiers, share)
 		if err != nil {
 			return broker.Minted{}, err
 		}
@@ -187,14 +241,20 @@ func (p *pooled) tiers(keys []poolKey, want permissions) (tiers [][]poolKey, rea
 
 // take takes a key of the first tier that has one free. Each is one statement of the ledger's database, so when it fails
 // with an answer nothing was taken.
-func (p *pooled) take(ctx context.Context, c broker.Credential, tiers [][]poolKey) (poolKey, error) {
+func (p *pooled) take(ctx context.Context, c broker.Credential, tiers [][]poolKey, share broker.Share) (poolKey, error) {
 	var back time.Time
 	for _, tier := range tiers {
 		choices := make([]broker.KeyChoice, len(tier))
 		for i, k := range tier {
 			choices[i] = k.choice()
 		}
-		name, ok, due, err := p.Slots.Take(ctx, p.slots(), c, choices, broker.Rest{UntilRotated: true}, p.Clock())
+		name, ok, due, err := p.Slots.Take(ctx, p.slots(), c, choices, share, broker.Rest{UntilRotated: true}, p.Clock())
+		if errors.Is(err, broker.ErrOverShare) {
+			e := broker.Errorf(broker.CodeQuotaExceeded, "your keys of this pool, held and quarantined, are the share of it that one caller may use: "+
+				"end credentials that are not needed, or have the operator replace quarantined keys, add keys, or raise the pool's share_percent")
+			e.RetryAfter = p.wait(due)
+			return poolKey{}, surely(e)
+		}
 		if err != nil {
 			return poolKey{}, broker.Errorf(broker.CodeUnavailable, "the pool could not be asked").Because(err)
 		}
@@ -206,11 +266,15 @@ func (p *pooled) take(ctx context.Context, c broker.Credential, tiers [][]poolKe
 		}
 	}
 	e := broker.Errorf(broker.CodePoolExhausted, "every key that suffices is held or quarantined")
-	e.RetryAfter = exhaustedPause
-	if wait := back.Sub(p.Clock()); !back.IsZero() && wait > 0 {
-		e.RetryAfter = wait
-	}
+	e.RetryAfter = p.wait(back)
 	return poolKey{}, surely(e)
+}
+
+func (p *pooled) wait(back time.Time) time.Duration {
+	if wait := back.Sub(p.Clock()); !back.IsZero() && wait > 0 {
+		return wait
+	}
+	return exhaustedPause
 }
 
 // giveBack frees a key that nobody was given.
@@ -298,7 +362,7 @@ func (p *pooled) Revoke(ctx context.Context, c broker.Credential) (broker.Revoca
 func (p *pooled) presentSum(held broker.KeyChoice) []byte {
 	for _, k := range p.cfg.Pool.Keys {
 		if k.Name == held.Name {
-			if value, err := k.Value.Resolve(); err == nil {
+			if value, _, err := p.files.Resolve(k.Value); err == nil {
 				sum := value.Fingerprint()
 				return sum[:]
 			}

@@ -3,6 +3,7 @@ package stripe_test
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -386,5 +387,49 @@ func TestPoolOneHolder(t *testing.T) {
 	}
 	if len(held) != 5 || fmt.Sprint(held) != "map[k0:1 k1:1 k2:1 k3:1 k4:1]" {
 		t.Errorf("%v", held)
+	}
+}
+
+// A caller that issues and revokes has its share of the keys in quarantine, and no more; another caller still gets one.
+// What no header can carry is passed over, and named.
+func TestShareOfStripeKeys(t *testing.T) {
+	t.Parallel()
+	ledger := replicas(t, 1)[0]
+	r := newPool(t, 0)
+	for i := range 5 {
+		r.add(t, fmt.Sprint("reads-", i), "customer_read")
+	}
+	providertest.WriteSecret(t, filepath.Join(r.dir, "reads-4"), "\ufeffrk_test_C4n4ryC4n4ry\n")
+	p := r.open(t, ledger, func(c *stripe.Config) {
+		own := *c.Pool
+		own.SharePercent = 50
+		c.Pool = &own
+	})
+	var last error
+	for range 4 {
+		c, _, err := r.lend(t, p, ledger, "customers:read")
+		if last = err; err != nil {
+			break
+		}
+		if _, err := p.Revoke(t.Context(), providertest.Ask(t, book{ledger, r.safe}, c, broker.CauseRevoked)); !errors.Is(err, broker.ErrNotRotated) {
+			t.Fatal(err)
+		}
+	}
+	if e := broker.AsError(last); last == nil || e.Code != broker.CodeQuotaExceeded || !errors.Is(last, broker.ErrNotMinted) || e.RetryAfter <= 0 {
+		t.Errorf("beyond the share: %v", last)
+	}
+	n := 0
+	err := ledger.Pool().QueryRow(t.Context(), "SELECT count(*) FROM slots WHERE state = 'quarantined' AND pool = $1", "stripe:"+r.config.Pool.Name).Scan(&n)
+	if err != nil || n != 2 {
+		t.Errorf("%d of 4 usable keys are in quarantine, want 2", n)
+	}
+	other := r.credential("customers:read")
+	other.Caller = "other"
+	if _, err := p.Mint(t.Context(), providertest.Intend(t, book{ledger, r.safe}, p, other, r.clock.Now(), time.Hour)); err != nil {
+		t.Errorf("another caller: %v", err)
+	}
+	_, _, err = r.lend(t, p, ledger, "invoices:read")
+	if err == nil || !strings.Contains(err.Error(), "reads-4 cannot be handed out") || !strings.Contains(err.Error(), "byte order mark") || strings.Contains(err.Error(), "C4n4ry") || strings.Contains(err.Error(), r.dir) {
+		t.Errorf("a key with a byte order mark: %v", err)
 	}
 }

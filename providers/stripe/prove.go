@@ -75,7 +75,7 @@ func (e *ephemeral) Prove(ctx context.Context, writes bool) []broker.Proof {
 
 // Prove implements broker.Prover: each key is tried as it is before it is handed out. No key can be revoked by the broker.
 func (p *pooled) Prove(ctx context.Context, _ bool) []broker.Proof {
-	keys, reasons := p.present()
+	keys, reasons, _ := p.present()
 	var list []broker.Proof
 	for _, reason := range reasons {
 		list = append(list, broker.Proof{Right: "a key of the pool", State: broker.Lacking, How: reason})

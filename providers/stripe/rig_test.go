@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -155,12 +154,7 @@ func ephemeral(c *stripe.Config) {
 func (r *rig) file(t testing.TB, name, value string) broker.Ref {
 	t.Helper()
 	path := filepath.Join(r.dir, name)
-	if err := os.WriteFile(path+".new", []byte(value+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		t.Fatal(err)
-	}
+	providertest.WriteSecret(t, path, value+"\n")
 	return broker.Ref("file:" + path)
 }
 
@@ -175,7 +169,7 @@ func (r *rig) open(t testing.TB, slots broker.Slots, edit ...func(*stripe.Config
 		t.Fatalf("configuration: %v", faults)
 	}
 	p, err := stripe.New(c, stripe.Deps{
-		Slots: slots, Handed: r.safe, Clock: r.clock.Now, PollEvery: time.Millisecond,
+		Slots: slots, Handed: r.safe, Clock: r.clock.Now, PollEvery: time.Millisecond, Shared: c.Pool != nil && c.Pool.SharePercent > 0,
 		Logger: slog.New(slog.NewTextHandler(locked{r.logMu, r.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 // Deps is what the provider needs of the broker's house.
 type Deps struct {
 	Slots  broker.Slots // mode pool
+	Shared bool         // mode pool: the rules of profiles let several callers use it, so each has a share
 	Handed broker.Handed
 	Clock  func() time.Time
 	Logger *slog.Logger

@@ -116,6 +116,18 @@ type Key struct {
 	VendorID    string
 	Scopes      []string
 	Labels      []byte
+	Caller      string
+	StruckBy    string
+	Doubted     []byte
+	DoubtedBy   []string
+}
+
+type LeftKey struct {
+	CredentialID string
+	Pool         string
+	Name         string
+	Caller       string
+	Fingerprint  []byte
 }
 
 type LiveCount struct {
@@ -153,6 +165,7 @@ type Slot struct {
 	DueBackAt    *time.Time
 	Seat         int32
 	RestUntil    *time.Time
+	Caller       string
 }
 
 type Task struct {

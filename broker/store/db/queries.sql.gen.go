@@ -1021,6 +1021,37 @@ func (q *Queries) DeniedAt(ctx context.Context, arg DeniedAtParams) ([]DeniedAtR
 	return items, nil
 }
 
+const DoubtKey = `-- name: DoubtKey :one
+UPDATE keys SET doubted = $1, doubted_by = CASE
+        WHEN doubted IS DISTINCT FROM $1 THEN ARRAY[$2::text]
+        WHEN $2 = ANY (doubted_by) OR cardinality(doubted_by) >= 8 THEN doubted_by
+        ELSE doubted_by || $2::text END
+WHERE pool = $3 AND name = $4
+RETURNING (cardinality(array_remove(doubted_by, $2::text)) > 0
+    OR strikes > 0 AND struck = $1 AND struck_by NOT IN ('', $2::text))::boolean AS confirmed
+`
+
+type DoubtKeyParams struct {
+	Fingerprint []byte
+	Caller      string
+	Pool        string
+	Name        string
+}
+
+// DoubtKey notes a refusal that a caller reported beyond its share, and tells whether another caller has reported the
+// same value. Eight callers are enough to know.
+func (q *Queries) DoubtKey(ctx context.Context, arg DoubtKeyParams) (bool, error) {
+	row := q.db.QueryRow(ctx, DoubtKey,
+		arg.Fingerprint,
+		arg.Caller,
+		arg.Pool,
+		arg.Name,
+	)
+	var confirmed bool
+	err := row.Scan(&confirmed)
+	return confirmed, err
+}
+
 const Draining = `-- name: Draining :one
 SELECT EXISTS (SELECT FROM rotations r WHERE r.pool = $1 AND r.name = $2 AND r.ended_at IS NULL AND r.old_fingerprint = $3)
 `
@@ -1046,6 +1077,19 @@ DELETE FROM live_counts WHERE (kind, key) IN (
 
 func (q *Queries) DropIdleCounts(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, DropIdleCounts)
+	return err
+}
+
+const DropLeftKeys = `-- name: DropLeftKeys :exec
+DELETE FROM left_keys WHERE (credential_id, pool, name, fingerprint) IN (
+    SELECT l.credential_id, l.pool, l.name, l.fingerprint FROM left_keys l
+    WHERE NOT EXISTS (SELECT FROM versions v WHERE v.credential_id = l.credential_id AND v.fingerprint = l.fingerprint AND v.due_at IS NOT NULL)
+    LIMIT 1000 FOR UPDATE SKIP LOCKED)
+`
+
+// DropLeftKeys forgets keys that were left by credentials of which no version with that value is alive.
+func (q *Queries) DropLeftKeys(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, DropLeftKeys)
 	return err
 }
 
@@ -1264,7 +1308,7 @@ func (q *Queries) FindIdempotency(ctx context.Context, arg FindIdempotencyParams
 }
 
 const FindKey = `-- name: FindKey :one
-SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels FROM keys WHERE pool = $1 AND name = $2
+SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels, keys.caller, keys.struck_by, keys.doubted, keys.doubted_by FROM keys WHERE pool = $1 AND name = $2
 `
 
 type FindKeyParams struct {
@@ -1294,6 +1338,10 @@ func (q *Queries) FindKey(ctx context.Context, arg FindKeyParams) (FindKeyRow, e
 		&i.Key.VendorID,
 		&i.Key.Scopes,
 		&i.Key.Labels,
+		&i.Key.Caller,
+		&i.Key.StruckBy,
+		&i.Key.Doubted,
+		&i.Key.DoubtedBy,
 	)
 	return i, err
 }
@@ -1626,7 +1674,7 @@ func (q *Queries) KeyValueSeen(ctx context.Context, arg KeyValueSeenParams) erro
 }
 
 const KeysOf = `-- name: KeysOf :many
-SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels FROM keys WHERE pool = $1 ORDER BY name
+SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels, keys.caller, keys.struck_by, keys.doubted, keys.doubted_by FROM keys WHERE pool = $1 ORDER BY name
 `
 
 type KeysOfRow struct {
@@ -1657,6 +1705,10 @@ func (q *Queries) KeysOf(ctx context.Context, pool string) ([]KeysOfRow, error) 
 			&i.Key.VendorID,
 			&i.Key.Scopes,
 			&i.Key.Labels,
+			&i.Key.Caller,
+			&i.Key.StruckBy,
+			&i.Key.Doubted,
+			&i.Key.DoubtedBy,
 		); err != nil {
 			return nil, err
 		}
@@ -1744,15 +1796,25 @@ func (q *Queries) LatestVersion(ctx context.Context, id string) (LatestVersionRo
 }
 
 const LeaveSlot = `-- name: LeaveSlot :execrows
+WITH had AS (
+    SELECT s.pool, s.name, s.seat, s.caller, s.fingerprint FROM slots s
+    WHERE s.credential_id = $4 AND s.state = 'held'
+      AND ($5::text = '' OR s.name = $5 AND s.fingerprint = $6) FOR UPDATE
+), noted AS (
+    INSERT INTO left_keys (credential_id, pool, name, caller, fingerprint)
+    SELECT $4, had.pool, had.name, had.caller, had.fingerprint FROM had
+    WHERE NOT $3::boolean AND had.caller <> '' AND had.fingerprint IS NOT NULL
+    ON CONFLICT DO NOTHING
+)
 UPDATE slots SET state = 'resting', rest_until = CASE WHEN NOT $1::boolean THEN COALESCE($2, due_back_at) END,
-    credential_id = NULL, due_back_at = NULL
-WHERE slots.credential_id = $3 AND slots.state = 'held'
-  AND ($4::text = '' OR slots.name = $4 AND slots.fingerprint = $5)
+    credential_id = NULL, due_back_at = NULL, caller = CASE WHEN $3::boolean THEN '' ELSE slots.caller END
+FROM had WHERE slots.pool = had.pool AND slots.name = had.name AND slots.seat = had.seat AND slots.credential_id = $4
 `
 
 type LeaveSlotParams struct {
 	UntilRotated bool
 	RestUntil    *time.Time
+	Confirmed    bool
 	CredentialID *string
 	Name         string
 	Fingerprint  []byte
@@ -1760,10 +1822,12 @@ type LeaveSlotParams struct {
 
 // LeaveSlot frees a credential of a key that its upstream refuses, so that its next version gets another one. The seat rests
 // until the given time, without one until the credential was to give it back, or until the key's value has changed.
+// Where its refusal is confirmed it counts for nobody.
 func (q *Queries) LeaveSlot(ctx context.Context, arg LeaveSlotParams) (int64, error) {
 	result, err := q.db.Exec(ctx, LeaveSlot,
 		arg.UntilRotated,
 		arg.RestUntil,
+		arg.Confirmed,
 		arg.CredentialID,
 		arg.Name,
 		arg.Fingerprint,
@@ -1852,7 +1916,7 @@ func (q *Queries) LiveCounts(ctx context.Context, arg LiveCountsParams) ([]LiveC
 }
 
 const LockKey = `-- name: LockKey :one
-SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels FROM keys WHERE pool = $1 AND name = $2 FOR UPDATE
+SELECT keys.pool, keys.name, keys.state, keys.why, keys.refused, keys.strikes, keys.struck, keys.fingerprint, keys.changed_at, keys.value_id, keys.sealed, keys.vendor_id, keys.scopes, keys.labels, keys.caller, keys.struck_by, keys.doubted, keys.doubted_by FROM keys WHERE pool = $1 AND name = $2 FOR UPDATE
 `
 
 type LockKeyParams struct {
@@ -1882,6 +1946,10 @@ func (q *Queries) LockKey(ctx context.Context, arg LockKeyParams) (LockKeyRow, e
 		&i.Key.VendorID,
 		&i.Key.Scopes,
 		&i.Key.Labels,
+		&i.Key.Caller,
+		&i.Key.StruckBy,
+		&i.Key.Doubted,
+		&i.Key.DoubtedBy,
 	)
 	return i, err
 }
@@ -2150,7 +2218,7 @@ func (q *Queries) OpenRotations(ctx context.Context, pool string) ([]OpenRotatio
 }
 
 const PardonKey = `-- name: PardonKey :exec
-UPDATE keys SET strikes = 0 WHERE pool = $1 AND name = $2 AND strikes > 0
+UPDATE keys SET strikes = 0, doubted_by = '{}' WHERE pool = $1 AND name = $2 AND (strikes > 0 OR cardinality(doubted_by) > 0)
 `
 
 type PardonKeyParams struct {
@@ -2283,6 +2351,7 @@ func (q *Queries) RefuseKnownID(ctx context.Context, arg RefuseKnownIDParams) er
 const ReleaseSlot = `-- name: ReleaseSlot :exec
 UPDATE slots SET credential_id = NULL, last_used_at = $1, due_back_at = NULL,
     state = CASE WHEN $2::boolean OR $3::timestamptz > $1 THEN 'resting' ELSE 'available' END,
+    caller = CASE WHEN $2 OR $3 > $1 THEN slots.caller ELSE '' END,
     rest_until = CASE WHEN NOT $2 AND $3 > $1 THEN $3 END
 WHERE slots.credential_id = $4 AND NOT EXISTS (
     SELECT FROM versions v WHERE v.credential_id = $4 AND v.id <> $5 AND v.due_at IS NOT NULL
@@ -2494,14 +2563,15 @@ func (q *Queries) SeatsOf(ctx context.Context, pool string) ([]SeatsOfRow, error
 
 const SetKeyState = `-- name: SetKeyState :exec
 UPDATE keys SET state = $1, why = $2, refused = CASE WHEN $1 = 'quarantined' THEN COALESCE($3, fingerprint, ''::bytea) ELSE NULL END,
-    strikes = 0, sealed = CASE WHEN $1 = 'retired' THEN NULL ELSE sealed END
-WHERE pool = $4 AND name = $5
+    strikes = 0, caller = $4, doubted_by = '{}', sealed = CASE WHEN $1 = 'retired' THEN NULL ELSE sealed END
+WHERE pool = $5 AND name = $6
 `
 
 type SetKeyStateParams struct {
 	State   string
 	Why     string
 	Refused []byte
+	Caller  string
 	Pool    string
 	Name    string
 }
@@ -2511,6 +2581,7 @@ func (q *Queries) SetKeyState(ctx context.Context, arg SetKeyStateParams) error 
 		arg.State,
 		arg.Why,
 		arg.Refused,
+		arg.Caller,
 		arg.Pool,
 		arg.Name,
 	)
@@ -2538,6 +2609,42 @@ func (q *Queries) SetKeyValue(ctx context.Context, arg SetKeyValueParams) error 
 		arg.Name,
 	)
 	return err
+}
+
+const ShareUsed = `-- name: ShareUsed :one
+SELECT count(*) AS used, count(*) FILTER (WHERE u.name = ANY ($1::text[])) AS offered, min(u.back) AS back
+FROM keys_used_by($2, $3, $4::text[], $5::bytea[], $6) AS u (name, back)
+`
+
+type ShareUsedParams struct {
+	Names           []string
+	Pool            string
+	Caller          string
+	AllNames        []string
+	AllFingerprints [][]byte
+	Now             time.Time
+}
+
+type ShareUsedRow struct {
+	Used    int64
+	Offered int64
+	Back    interface{}
+}
+
+// ShareUsed tells how many keys count for a caller, of all the pool's and of those that are offered, and when the first
+// of them is due back; NULL: nobody knows.
+func (q *Queries) ShareUsed(ctx context.Context, arg ShareUsedParams) (ShareUsedRow, error) {
+	row := q.db.QueryRow(ctx, ShareUsed,
+		arg.Names,
+		arg.Pool,
+		arg.Caller,
+		arg.AllNames,
+		arg.AllFingerprints,
+		arg.Now,
+	)
+	var i ShareUsedRow
+	err := row.Scan(&i.Used, &i.Offered, &i.Back)
+	return i, err
 }
 
 const SlotStates = `-- name: SlotStates :many
@@ -2639,18 +2746,28 @@ func (q *Queries) StrikeCredential(ctx context.Context, arg StrikeCredentialPara
 }
 
 const StrikeKey = `-- name: StrikeKey :one
-UPDATE keys SET strikes = CASE WHEN struck = $1 THEN strikes + 1 ELSE 1 END, struck = $1
-WHERE pool = $2 AND name = $3 RETURNING strikes
+UPDATE keys SET strikes = CASE WHEN struck = $1 THEN strikes ELSE 0 END + 1
+        + CASE WHEN doubted = $1 THEN cardinality(array_remove(doubted_by, $2::text)) ELSE 0 END,
+    struck = $1, struck_by = $2::text, doubted_by = '{}'
+WHERE pool = $3 AND name = $4 RETURNING strikes
 `
 
 type StrikeKeyParams struct {
 	Fingerprint []byte
+	Caller      string
 	Pool        string
 	Name        string
 }
 
+// StrikeKey counts, with a refusal, those of the same value that other callers reported beyond their shares: it
+// confirms them.
 func (q *Queries) StrikeKey(ctx context.Context, arg StrikeKeyParams) (int32, error) {
-	row := q.db.QueryRow(ctx, StrikeKey, arg.Fingerprint, arg.Pool, arg.Name)
+	row := q.db.QueryRow(ctx, StrikeKey,
+		arg.Fingerprint,
+		arg.Caller,
+		arg.Pool,
+		arg.Name,
+	)
 	var strikes int32
 	err := row.Scan(&strikes)
 	return strikes, err
@@ -2752,16 +2869,19 @@ func (q *Queries) TakeAccount(ctx context.Context, arg TakeAccountParams) (TakeA
 }
 
 const TakeSlot = `-- name: TakeSlot :one
-UPDATE slots SET state = 'held', credential_id = $1, agent_id = $2, fingerprint = chosen.fingerprint,
-    last_used_at = $3, due_back_at = $4, rest_until = NULL
+WITH mine AS MATERIALIZED (
+    SELECT u.name FROM keys_used_by($10, $3, $13::text[], $14::bytea[], $4) AS u (name, back) WHERE $11::int > 0
+)
+UPDATE slots SET state = 'held', credential_id = $1, agent_id = $2, caller = $3, fingerprint = chosen.fingerprint,
+    last_used_at = $4, due_back_at = $5, rest_until = NULL
 FROM (
     SELECT s.pool, s.name, s.seat, k.fingerprint
-    FROM slots s JOIN (SELECT unnest($5::text[]) AS name, unnest($6::bytea[]) AS fingerprint,
-            unnest($7::int[]) AS seats, unnest($8::int[]) AS rank) k
+    FROM slots s JOIN (SELECT unnest($6::text[]) AS name, unnest($7::bytea[]) AS fingerprint,
+            unnest($8::int[]) AS seats, unnest($9::int[]) AS rank) k
         ON k.name = s.name AND s.seat <= k.seats
-    WHERE s.pool = $9
+    WHERE s.pool = $10
       AND (s.state = 'available'
-        OR s.state = 'resting' AND (s.rest_until <= $3 OR s.fingerprint <> k.fingerprint)
+        OR s.state = 'resting' AND (s.rest_until <= $4 OR s.fingerprint <> k.fingerprint)
         OR s.state = 'quarantined' AND s.fingerprint <> k.fingerprint)
       AND NOT EXISTS (SELECT FROM keys x WHERE x.pool = s.pool AND x.name = s.name
         AND (x.state = 'retired' OR x.state = 'quarantined' AND x.refused IN (k.fingerprint, '')
@@ -2769,7 +2889,10 @@ FROM (
             AND r.old_fingerprint = k.fingerprint AND r.new_fingerprint = x.fingerprint)))
       AND NOT EXISTS (SELECT FROM slots o WHERE o.fingerprint = k.fingerprint
         AND (o.state = 'quarantined'
-          OR (o.pool, o.name) <> (s.pool, s.name) AND (o.state = 'held' OR o.state = 'resting' AND (o.rest_until IS NULL OR o.rest_until > $3))))
+          OR (o.pool, o.name) <> (s.pool, s.name) AND (o.state = 'held' OR o.state = 'resting' AND (o.rest_until IS NULL OR o.rest_until > $4))))
+      AND ($11::int = 0 OR EXISTS (SELECT FROM mine m WHERE m.name = s.name)
+        OR (SELECT count(*) FROM mine) < $11::int
+          AND ($12::int = 0 OR (SELECT count(*) FROM mine m WHERE m.name = ANY ($6::text[])) < $12::int))
     ORDER BY k.rank, s.agent_id = $2 DESC, CASE WHEN s.agent_id = $2 THEN s.last_used_at END DESC NULLS LAST,
         s.last_used_at NULLS FIRST, s.name, s.seat
     LIMIT 1 FOR UPDATE OF s SKIP LOCKED
@@ -2779,25 +2902,33 @@ RETURNING slots.name
 `
 
 type TakeSlotParams struct {
-	CredentialID *string
-	AgentID      string
-	Now          *time.Time
-	DueBackAt    *time.Time
-	Names        []string
-	Fingerprints [][]byte
-	Seats        []int32
-	Ranks        []int32
-	Pool         string
+	CredentialID    *string
+	AgentID         string
+	Caller          string
+	Now             *time.Time
+	DueBackAt       *time.Time
+	Names           []string
+	Fingerprints    [][]byte
+	Seats           []int32
+	Ranks           []int32
+	Pool            string
+	Most            int32
+	MostOffered     int32
+	AllNames        []string
+	AllFingerprints [][]byte
 }
 
 // TakeSlot gives a free seat: at the key of the lowest rank, the agent's own last one first, then the least recently used.
 // What rests, or is in quarantine, is free once its time is over or its value has changed; at a key of which a seat is in
 // quarantine no other is given. What another transaction is just taking is passed over, and a value that was read just before
-// it was replaced.
+// it was replaced. A caller that has used up its share (most of all the pool's keys, or most_offered of those that are
+// offered; zero: no share) gets a seat only at a key that counts for it already. The statement must be sent behind the
+// lock of this pool and caller, or two that are sent at once may both be within the share.
 func (q *Queries) TakeSlot(ctx context.Context, arg TakeSlotParams) (string, error) {
 	row := q.db.QueryRow(ctx, TakeSlot,
 		arg.CredentialID,
 		arg.AgentID,
+		arg.Caller,
 		arg.Now,
 		arg.DueBackAt,
 		arg.Names,
@@ -2805,6 +2936,10 @@ func (q *Queries) TakeSlot(ctx context.Context, arg TakeSlotParams) (string, err
 		arg.Seats,
 		arg.Ranks,
 		arg.Pool,
+		arg.Most,
+		arg.MostOffered,
+		arg.AllNames,
+		arg.AllFingerprints,
 	)
 	var name string
 	err := row.Scan(&name)

@@ -94,11 +94,11 @@ seal:`}, []string{
 			"15: audit.publish[9].read_back: is neither true nor false"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
 			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
-			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor"}},
+			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor"}},
 		"unknown field that may be a secret": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x"}, []string{
-			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor"}},
+			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor"}},
 		"that field twice": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x\n      sk_live_4eC39Hq: y"}, []string{
-			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, rest, reuse, scopes, select, stores, vendor",
+			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor",
 			"12: profiles.a.pool.?: stands twice, first in line 11"}},
 		"wrong types": {edits{
 			"- callers: [bob]", "- callers: bob", "default: 10m", "default: 600", "max: 1h", "max: 1d", "name: p", "name: [p]",
@@ -238,6 +238,12 @@ seal:`}, []string{
 			"1: seal.keyset: is required: a reference, env:NAME or file:/path"}},
 		"one pool, two lists": {edits{small, small + strings.Replace(second, "name: q", "name: p", 1)}, []string{
 			"23: profiles.b.pool.keys: differ from those of profile a, whose pool has the same name"}},
+		"one pool, two shares": {edits{small, small + strings.NewReplacer("name: q", "name: p\n      share_percent: 50", "env:L", "env:K").Replace(second)}, []string{
+			"20: profiles.b.pool: has another share_percent or probe than profile a, whose pool has the same name"}},
+		"no share": {edits{"disclosed: accept", "disclosed: accept\n      share_percent: 101\n      probe: {url: \"ftp://x\", header: \"a b\"}"}, []string{
+			"13: profiles.a.pool.share_percent: is not between 1 and 100",
+			"14: profiles.a.pool.probe.header: is not the name of a header",
+			"14: profiles.a.pool.probe.url: is not https; only an address of the loopback interface may do without"}},
 		"one role, two ways to revoke": {edits{"provider: pool", "provider: aws", "    pool:\n      name: p\n      scopes: [s, t]\n      disclosed: accept\n      keys:\n        - {name: k, value: \"env:K\"}\n",
 			awsSection + "  b:\n    provider: aws\n    ttl: {default: 1m, max: 1h}\n    allow:\n      - callers: [a]\n" + awsSection + "      revocation: {mode: none}\n"}, []string{
 			"22: profiles.b.aws.revocation: differs from that of profile a, which has the same role"}},

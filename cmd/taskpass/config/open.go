@@ -15,9 +15,11 @@ import (
 func (f *File) Open(ctx context.Context, deps providers.Deps) (broker.Profiles, error) {
 	r := &report{place: f.place}
 	profiles := make(broker.Profiles, len(f.Profiles))
+	shared := sharedPools(f.Profiles)
 	for _, name := range sorted(f.Profiles) {
 		p := f.Profiles[name]
 		at := child("profiles", name)
+		deps.Shared = shared[poolOf(p)]
 		upstream, err := providers.Open(ctx, p.Provider, p.Config, deps)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

@@ -51,6 +51,8 @@ func (r *report) pools(profiles map[string]Profile) {
 			first[pool.Name] = name
 		} else if !slices.Equal(keyList(profiles[name]), keyList(profiles[other])) {
 			r.add(at, "differ from those of profile %s, whose pool has the same name", shown(other))
+		} else if o := profiles[other].Pool; pool.SharePercent != o.SharePercent || !reflect.DeepEqual(pool.Probe, o.Probe) {
+			r.add("profiles."+name+".pool", "has another share_percent or probe than profile %s, whose pool has the same name", shown(other))
 		}
 		for i, key := range pool.Keys {
 			if key.Value.Check() != nil {
@@ -64,6 +66,34 @@ func (r *report) pools(profiles map[string]Profile) {
 			}
 		}
 	}
+}
+
+// poolOf names the pool of keys that a profile hands out of; empty: none.
+func poolOf(p Profile) string {
+	switch {
+	case p.Provider == "pool" && p.Pool != nil:
+		return "pool:" + p.Pool.Name
+	case p.Provider == "stripe" && p.Stripe != nil && p.Stripe.Pool != nil:
+		return "stripe:" + p.Stripe.Pool.Name
+	}
+	return ""
+}
+
+// sharedPools are the pools that several callers may use, by the rules of all profiles that name them. A pattern stands
+// for several callers, whoever exists now.
+func sharedPools(profiles map[string]Profile) map[string]bool {
+	callers, shared := map[string]string{}, map[string]bool{}
+	for _, p := range profiles {
+		pool := poolOf(p)
+		for _, rule := range p.Allow {
+			for _, caller := range rule.Callers {
+				known, ok := callers[pool]
+				shared[pool] = shared[pool] || strings.HasSuffix(caller, "*") || ok && known != caller
+				callers[pool] = caller
+			}
+		}
+	}
+	return shared
 }
 
 // keyList is a pool's keys in a comparable form.

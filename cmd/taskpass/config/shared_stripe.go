@@ -23,6 +23,8 @@ func (r *report) stripePools(profiles map[string]Profile) {
 			first[pool] = name
 		} else if !slices.Equal(stripeKeys(profiles[name]), stripeKeys(profiles[other])) {
 			r.add(at, "differ from those of profile %s, whose pool has the same name", shown(other))
+		} else if s.Pool.SharePercent != profiles[other].Stripe.Pool.SharePercent {
+			r.add("profiles."+name+".stripe.pool", "has another share_percent than profile %s, whose pool has the same name", shown(other))
 		}
 		for i, key := range s.Pool.Keys {
 			if key.Value.Check() != nil {

@@ -33,6 +33,7 @@ import (
 	"github.com/taskpass/taskpass/broker/seal"
 	"github.com/taskpass/taskpass/broker/store"
 	"github.com/taskpass/taskpass/openapi/client"
+	"github.com/taskpass/taskpass/providers/providertest"
 	sandbox "github.com/taskpass/taskpass/providers/sandbox/aws"
 )
 
@@ -120,9 +121,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) write(name, text string) string {
 	r.t.Helper()
 	path := filepath.Join(r.dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		r.t.Fatal(err)
-	}
+	providertest.WriteSecret(r.t, path, text)
 	return path
 }
 

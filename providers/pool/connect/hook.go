@@ -160,7 +160,7 @@ func (h *hook) End(ctx context.Context, k Key) (broker.Revocation, error) {
 		header.Set("Authorization", "Bearer "+token)
 	}
 	if h.cfg.Secret != "" {
-		secret, err := h.cfg.Secret.Resolve()
+		secret, err := h.files.Own(h.cfg.Secret)
 		if err != nil {
 			return broker.Revocation{}, broker.Errorf(broker.CodeUpstreamRefused, "the hook's secret cannot be read: the operator should check it").Because(err)
 		}

@@ -107,7 +107,7 @@ func (o *openAI) Make(ctx context.Context, name string) (broker.Secret, string, 
 		ID, Name string
 		Key      struct{ ID, Value string } `json:"api_key"`
 	}
-	if json.Unmarshal(r.body, &made) != nil || made.Name != name || !broker.ValidID(made.ID) || !headerSafe(made.Key.Value) || made.Key.Value == "" {
+	if json.Unmarshal(r.body, &made) != nil || made.Name != name || !broker.ValidID(made.ID) || broker.CheckSecretValue(made.Key.Value) != nil {
 		return fail(o.meaning(r))
 	}
 	trace := map[string]string{"openai_project": o.cfg.Project, "service_account_id": made.ID}

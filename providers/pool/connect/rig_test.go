@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -37,9 +36,7 @@ func clock() time.Time { return now }
 
 func rewrite(t *testing.T, ref broker.Ref, value string) {
 	t.Helper()
-	if err := os.WriteFile(strings.TrimPrefix(string(ref), "file:"), []byte(value), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	providertest.WriteSecret(t, strings.TrimPrefix(string(ref), "file:"), value)
 }
 
 func serve(t *testing.T, h http.Handler) (string, connect.Wire) {

@@ -35,10 +35,11 @@ type vendor struct {
 	errors bool   // its errors are JSON with an error in it; false: they may have any form
 	client *http.Client
 	clock  func() time.Time
+	files  *broker.SecretFiles
 }
 
 func newVendor(name, idName, look string, w Wire) vendor {
-	v := vendor{name: name, idName: idName, look: look, clock: w.Clock}
+	v := vendor{name: name, idName: idName, look: look, clock: w.Clock, files: &broker.SecretFiles{}}
 	client := http.Client{Transport: http.DefaultTransport}
 	if w.Client != nil {
 		client = *w.Client
@@ -199,23 +200,14 @@ func (v vendor) retryAfter(h http.Header) time.Duration {
 
 // admin reads a secret of the broker's own, as it is now.
 func (v vendor) admin(ref broker.Ref, field string) (string, error) {
-	value, err := ref.Resolve()
+	value, err := v.files.Own(ref)
 	if err != nil {
 		return "", unsent{broker.Errorf(broker.CodeUpstreamRefused, "the %s for %s cannot be read: the operator should check it", field, v.name).Because(err)}
 	}
-	if !headerSafe(value.Reveal()) {
-		return "", unsent{broker.Errorf(broker.CodeUpstreamRefused, "the %s for %s has characters that no header may hold", field, v.name)}
+	if err := broker.CheckSecretValue(value.Reveal()); err != nil {
+		return "", unsent{broker.Errorf(broker.CodeUpstreamRefused, "the %s for %s %v: the operator should check it", field, v.name, err)}
 	}
 	return value.Reveal(), nil
-}
-
-func headerSafe(text string) bool {
-	for i := range len(text) {
-		if text[i] < 0x20 || text[i] > 0x7e {
-			return false
-		}
-	}
-	return true
 }
 
 // ended is a Revocation as of now.

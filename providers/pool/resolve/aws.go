@@ -62,14 +62,15 @@ func (c AWS) check(f *broker.Faults) {
 
 type awsStore struct {
 	wire
-	cfg AWS
+	cfg   AWS
+	files *broker.SecretFiles
 
 	mu      sync.Mutex
 	clients map[string]*secretsmanager.Client // by region
 }
 
-func newAWS(cfg AWS, w wire) *awsStore {
-	return &awsStore{wire: w, cfg: cfg, clients: map[string]*secretsmanager.Client{}}
+func newAWS(cfg AWS, w wire, files *broker.SecretFiles) *awsStore {
+	return &awsStore{wire: w, cfg: cfg, files: files, clients: map[string]*secretsmanager.Client{}}
 }
 
 // in is the client of a region. It is made at the first use, so that who has no secret there needs no credentials.
@@ -108,11 +109,11 @@ func (a *awsStore) in(ctx context.Context, region string) (*secretsmanager.Clien
 }
 
 func (a *awsStore) key(context.Context) (aws.Credentials, error) {
-	id, err := a.cfg.AccessKeyID.Resolve()
+	id, err := a.files.Own(a.cfg.AccessKeyID)
 	if err != nil {
 		return aws.Credentials{}, errOwnKey
 	}
-	key, err := a.cfg.SecretAccessKey.Resolve()
+	key, err := a.files.Own(a.cfg.SecretAccessKey)
 	if err != nil {
 		return aws.Credentials{}, errOwnKey
 	}

@@ -28,7 +28,11 @@ func (s *rounds) watchFiles(ctx context.Context, every time.Duration) {
 	for {
 		names := s.aim(watcher) // before looking: what changes from here on is told of
 		s.pass(ctx)
-		poll := time.NewTimer(jittered(every))
+		next := jittered(every)
+		if s.again > 0 {
+			next = min(next, s.again)
+		}
+		poll := time.NewTimer(next)
 		waiting, pending := true, false
 		for waiting {
 			select {

@@ -9,8 +9,10 @@
 //	gcp-sm:projects/P/secrets/S[/versions/V][#field]   Google Secret Manager; without a version the latest
 //	vault:MOUNT/PATH#field                          Vault or OpenBao, KV version 2; MOUNT is the first segment
 //
-// With a field the secret is a JSON object, of which that member, a string, is the value. Values are at most 64 KiB, and
-// white space around them is trimmed. No error repeats a value, nor a store's own text.
+// With a field the secret is a JSON object, and the value is that member of it, a string. A value that cannot travel in
+// a header and in an environment variable is an error: see broker.CheckSecretValue. A file counts once it is whole: see
+// broker.SecretFiles. Stores write a version of a secret at once, so what they answer counts at the first look. No
+// error repeats a value, nor a store's own text.
 package resolve
 
 import (
@@ -25,10 +27,7 @@ import (
 	"github.com/taskpass/taskpass/broker"
 )
 
-const (
-	maxValue = 64 << 10
-	maxReply = 1 << 20 // bytes of a store's answer
-)
+const maxReply = 1 << 20 // bytes of a store's answer
 
 // Config says how stores are reached. The zero value reads env: and file:, and the clouds by this machine's own identity.
 type Config struct {
@@ -79,6 +78,7 @@ type Resolver struct {
 	vault *vault // nil: not configured
 	aws   *awsStore
 	gcp   *gcpStore
+	files *broker.SecretFiles
 }
 
 // New makes a Resolver. It does no I/O but reading the CAFile.
@@ -87,10 +87,11 @@ func New(cfg Config, reach Wire) (*Resolver, error) {
 		return nil, errors.New("resolve: " + found[0].Pointer + " " + found[0].Reason)
 	}
 	w := newWire(reach.Client, reach.Clock)
-	r := &Resolver{cfg: cfg, aws: newAWS(cfg.AWS, w), gcp: newGCP(cfg.GCP, w)}
+	r := &Resolver{cfg: cfg, gcp: newGCP(cfg.GCP, w), files: &broker.SecretFiles{}}
+	r.aws = newAWS(cfg.AWS, w, r.files)
 	if cfg.Vault.Address != "" {
 		var err error
-		if r.vault, err = newVault(cfg.Vault, w); err != nil {
+		if r.vault, err = newVault(cfg.Vault, w, r.files); err != nil {
 			return nil, err
 		}
 	}
@@ -155,10 +156,24 @@ func checkVaultName(p parsed) error {
 // Check tells what is wrong with a reference's form, or that its store is not configured. It does no I/O.
 func (r *Resolver) Check(ref string) error { return r.cfg.CheckRef(ref) }
 
+// Local reads an env: or file: reference. again is not zero while a file may still be being written: until it counts
+// the value is the one before, or the error is broker.ErrUnsettled.
+func (r *Resolver) Local(ref string) (value broker.Secret, again time.Duration, err error) {
+	value, again, err = r.files.Resolve(broker.Ref(ref))
+	if err != nil {
+		return broker.Secret{}, again, broker.Errorf(broker.CodeUpstreamRefused, "%s: the operator should check it", err).Because(err)
+	}
+	return value, again, nil
+}
+
 // Resolve reads the present value, and its version where the store has versions. It asks once and retries nothing.
 func (r *Resolver) Resolve(ctx context.Context, ref string) (broker.Secret, string, error) {
 	if err := r.Check(ref); err != nil {
 		return broker.Secret{}, "", broker.Errorf(broker.CodeUpstreamRefused, "a reference to a key has not the form of one: the operator should check it").Because(err)
+	}
+	if Local(ref) {
+		value, _, err := r.Local(ref)
+		return value, "", err
 	}
 	p, _ := parse(ref)
 	var from store
@@ -169,12 +184,6 @@ func (r *Resolver) Resolve(ctx context.Context, ref string) (broker.Secret, stri
 		from = r.gcp
 	case "vault":
 		from = r.vault
-	default:
-		value, err := broker.Ref(ref).Resolve()
-		if err != nil {
-			return broker.Secret{}, "", broker.Errorf(broker.CodeUpstreamRefused, "%s cannot be read: the operator should check it", ref).Because(err)
-		}
-		return value, "", nil
 	}
 	text, version, err := from.read(ctx, p.name)
 	if err != nil {
@@ -206,11 +215,5 @@ func pick(text []byte, field string) (broker.Secret, error) {
 			return broker.Secret{}, err
 		}
 	}
-	if len(value) > maxValue {
-		return broker.Secret{}, fmt.Errorf("is larger than %d bytes", maxValue)
-	}
-	if value = strings.TrimSpace(value); value == "" {
-		return broker.Secret{}, errors.New("is empty")
-	}
-	return broker.NewSecret(value), nil
+	return broker.NewSecretValue(value)
 }

@@ -21,7 +21,7 @@ import (
 func TestEveryKindOfReference(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	path := file(t, "plain", " sk-file \n")
+	path := file(t, "plain", "sk-file\n")
 	r.aws.Put(region, "pools/a", "sk-aws-0")
 	r.aws.Put(region, "pools/a", "sk-aws\n")
 	r.aws.Put(region, "json", `{"key":"sk-aws-json","n":1}`)
@@ -51,7 +51,7 @@ func TestEveryKindOfReference(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	t.Setenv("TASKPASS_RESOLVE_TEST", " sk-env ")
+	t.Setenv("TASKPASS_RESOLVE_TEST", "sk-env")
 	r, err := resolve.New(resolve.Config{}, resolve.Wire{})
 	if err != nil {
 		t.Fatal(err)

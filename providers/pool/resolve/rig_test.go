@@ -14,6 +14,7 @@ import (
 
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/providers/pool/resolve"
+	"github.com/taskpass/taskpass/providers/providertest"
 	"github.com/taskpass/taskpass/providers/sandbox/fault"
 	"github.com/taskpass/taskpass/providers/sandbox/stores"
 )
@@ -30,9 +31,11 @@ const (
 func file(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	write(t, path, text)
+	providertest.WriteSecret(t, path, text)
 	return path
 }
+
+// write writes a file in place, as a shell's redirection does.
 
 func write(t *testing.T, path, text string) {
 	t.Helper()

@@ -45,12 +45,13 @@ func (c Vault) check(f *broker.Faults) {
 
 type vault struct {
 	wire
-	cfg Vault
+	cfg   Vault
+	files *broker.SecretFiles
 }
 
 const vaultName = "Vault"
 
-func newVault(cfg Vault, w wire) (*vault, error) {
+func newVault(cfg Vault, w wire, files *broker.SecretFiles) (*vault, error) {
 	if cfg.CAFile != "" {
 		pem, err := os.ReadFile(cfg.CAFile)
 		if err != nil {
@@ -70,18 +71,18 @@ func newVault(cfg Vault, w wire) (*vault, error) {
 		own.Transport = transport
 		w.client = &own
 	}
-	return &vault{w, cfg}, nil
+	return &vault{w, cfg, files}, nil
 }
 
 // read answers the newest version of a KV secret, as the JSON of its data.
 // https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2#read-secret-version
 func (v *vault) read(ctx context.Context, name string) ([]byte, string, error) {
-	token, err := v.cfg.Token.Resolve()
-	if err != nil {
-		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "the token for Vault cannot be read: the operator should check it").Because(err)
+	token, err := v.files.Own(v.cfg.Token)
+	if err == nil {
+		err = broker.CheckSecretValue(token.Reveal())
 	}
-	if strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r < ' ' || r > '~' }) {
-		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "the token for Vault has characters that no header may hold")
+	if err != nil {
+		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "the token for Vault cannot be used (%v): the operator should check it", err).Because(err)
 	}
 	header := http.Header{"X-Vault-Token": {token.Reveal()}, "X-Vault-Request": {"true"}}
 	if v.cfg.Namespace != "" {

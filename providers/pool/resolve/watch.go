@@ -19,8 +19,8 @@ const (
 
 // Watch calls changed for a reference whenever its value is another than the one that this Watch saw last; the first time
 // that it can be read counts, so nothing is missed that happened before. It looks at files as soon as the system tells of
-// a change in their directory, and at everything about each `every`; zero is a minute. What cannot be read now has not
-// changed: it is looked at again.
+// a change in their directory, again when what was being written counts, and at everything about each `every`; zero is
+// a minute. What cannot be read now has not changed: it is looked at again.
 //
 // changed is told which reference, and resolves it itself; it is never called twice at once, and is waited for. Watch
 // returns when ctx has ended, and leaves no goroutine behind. A reference whose form Check refuses is left out.
@@ -88,12 +88,14 @@ type rounds struct {
 	refs     []string
 	next     int                          // where a pass begins: behind where the last one gave up
 	seen     map[string][sha256.Size]byte // fingerprints, never values
+	again    time.Duration                // of the last pass: when a file that is being written may count; zero: none is
 	tell     func(ref string)
 }
 
 // pass looks at each reference once. It gives up when the store fails again and again: it is down.
 func (s *rounds) pass(ctx context.Context) {
 	failures := 0
+	s.again = 0
 	for range s.refs {
 		ref := s.refs[s.next%len(s.refs)]
 		s.next = (s.next + 1) % len(s.refs)
@@ -112,7 +114,10 @@ func (s *rounds) pass(ctx context.Context) {
 func (s *rounds) look(ctx context.Context, ref string) (down bool) {
 	within, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	value, _, err := s.resolver.Resolve(within, ref)
+	value, again, err := s.resolver.present(within, ref)
+	if again > 0 && (s.again == 0 || again < s.again) {
+		s.again = again
+	}
 	if err != nil {
 		switch broker.AsError(err).Code {
 		case broker.CodeUpstreamThrottled, broker.CodeUpstreamError, broker.CodeUpstreamTimeout:
@@ -127,4 +132,13 @@ func (s *rounds) look(ctx context.Context, ref string) (down bool) {
 	s.seen[ref] = sum
 	s.tell(ref)
 	return false
+}
+
+// present is the value that counts now; again is as Local's.
+func (r *Resolver) present(ctx context.Context, ref string) (value broker.Secret, again time.Duration, err error) {
+	if Local(ref) {
+		return r.Local(ref)
+	}
+	value, _, err = r.Resolve(ctx, ref)
+	return value, 0, err
 }

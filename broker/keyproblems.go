@@ -1,0 +1,44 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+)
+
+// KeyProblems remembers why values of a pool's keys could not be handed out when they were last read, by the keys'
+// names. No problem shows anything of a value. It is safe for concurrent use.
+type KeyProblems struct {
+	Logger *slog.Logger // nil: nothing is logged
+
+	mu    sync.Mutex
+	known map[string]string
+}
+
+// Set replaces them, and logs what has changed: once, however often the keys are read.
+func (p *KeyProblems) Set(ctx context.Context, pool string, now map[string]string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.known
+	if p.known = now; p.Logger == nil {
+		return
+	}
+	for name, problem := range now {
+		if before[name] != problem {
+			p.Logger.WarnContext(ctx, "a key of a pool is passed over", "pool", pool, "key", name, "problem", problem)
+		}
+	}
+	for name := range before {
+		if _, still := now[name]; !still {
+			p.Logger.InfoContext(ctx, "a key of a pool can be handed out again", "pool", pool, "key", name)
+		}
+	}
+}
+
+// Known is a copy of them.
+func (p *KeyProblems) Known() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.known)
+}
