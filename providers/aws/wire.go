@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -69,6 +70,9 @@ type reply struct {
 
 type replyKey struct{}
 
+// codeForm is how AWS's codes look. What does not is not logged.
+var codeForm = regexp.MustCompile(`^[A-Za-z0-9.]{1,64}$`)
+
 // unanswered is a call that was not answered, or whose answer broke off. net/http's text is not shown.
 type unanswered struct {
 	broker.VendorAnswer
@@ -124,7 +128,7 @@ func readReply(action string, res *http.Response, body []byte) reply {
 		}
 	}
 	for _, code := range []string{d.BareCode, d.Code} {
-		if plain(code) {
+		if codeForm.MatchString(code) {
 			r.Code = code
 		}
 	}
