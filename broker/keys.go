@@ -164,7 +164,7 @@ func (b *Broker) poolKey(ctx context.Context, pool, name string) (PoolKey, error
 
 // pool finds a provider of the pool; not_found.
 func (b *Broker) pool(name string) (Pooled, error) {
-	for _, p := range b.profiles.Load().Sorted() {
+	for _, p := range b.profiles.Load().profiles.Sorted() {
 		if pooled, ok := p.Upstream.(Pooled); ok && pooled.Pool() == name {
 			return pooled, nil
 		}

@@ -109,12 +109,9 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	if err != nil {
 		return Advice{}, err
 	}
-	p, known := b.profile(c.Profile)
-	quarantined := false
-	if pooled, ok := p.Upstream.(Pooled); known && ok {
-		if quarantined, err = pooled.Refused(ctx, c); err != nil {
-			return Advice{}, Errorf(CodeUnavailable, "the pool could not be asked").Because(err)
-		}
+	quarantined, err := b.refusedByPool(ctx, c)
+	if err != nil {
+		return Advice{}, Errorf(CodeUnavailable, "the pool could not be asked").Because(err)
 	}
 	if strikes >= maxStrikes {
 		b.Logger.WarnContext(ctx, "versions are refused one after the other; their holder is halted", "credential_id", c.ID, "strikes", strikes)
@@ -133,6 +130,16 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	}
 }
 
+// refusedByPool has a pool take in that its key was refused, and tells whether the key is in quarantine now.
+func (b *Broker) refusedByPool(ctx context.Context, c Credential) (quarantined bool, err error) {
+	p, done, ok := b.use(c.Profile)
+	defer done()
+	if pooled, isPool := p.Upstream.(Pooled); ok && isPool {
+		return pooled.Refused(ctx, c)
+	}
+	return false, nil
+}
+
 // worked ends the row of refusals: a version that came after the refused one is accepted.
 func (b *Broker) worked(ctx context.Context, c Credential, r Report) error {
 	if r.Version != c.Version.Number {
@@ -141,10 +148,10 @@ func (b *Broker) worked(ctx context.Context, c Credential, r Report) error {
 	if _, err := b.Ledger.Strike(ctx, c.ID, c.Version.Number, true); err != nil {
 		return err
 	}
-	if p, ok := b.profile(c.Profile); ok {
-		if pooled, ok := p.Upstream.(Pooled); ok {
-			return pooled.Worked(ctx, c)
-		}
+	p, done, ok := b.use(c.Profile)
+	defer done()
+	if pooled, isPool := p.Upstream.(Pooled); ok && isPool {
+		return pooled.Worked(ctx, c)
 	}
 	return nil
 }

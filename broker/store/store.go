@@ -25,9 +25,10 @@ import (
 
 // Config says which database and how much of it.
 type Config struct {
-	URL      broker.Secret // postgres://…; it may bear a password
-	MaxConns int32         // zero: 16
-	Logger   *slog.Logger  // nil: nothing is logged
+	URL      broker.Secret  // postgres://…; it may bear a password
+	MaxConns int32          // zero: 16
+	Logger   *slog.Logger   // nil: nothing is logged
+	Runner   *broker.Runner // of its goroutines; nil: one with Logger
 }
 
 // Store is the ledger. It is safe for concurrent use; close it when done.
@@ -53,6 +54,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Runner == nil {
+		cfg.Runner = broker.NewRunner(cfg.Logger)
+	}
 	// A transaction that somebody forgot would hold back the audit tree; a statement that hangs would hold a request.
 	setDefault(pc.ConnConfig.RuntimeParams, "application_name", "taskpass")
 	setDefault(pc.ConnConfig.RuntimeParams, "idle_in_transaction_session_timeout", "10s")
@@ -65,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
-	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool), watchers: newWatchers(pool), logger: cfg.Logger,
+	return &Store{pool: pool, q: db.New(pool), committer: newCommitter(pool, cfg.Runner), watchers: newWatchers(pool, cfg.Runner), logger: cfg.Logger,
 		locks: make(chan struct{}, pc.MaxConns)}, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -36,6 +35,7 @@ const (
 type node struct {
 	file    *config.File
 	logger  *slog.Logger
+	runner  *broker.Runner
 	store   *store.Store
 	sealer  broker.Sealer
 	broker  *broker.Broker
@@ -44,8 +44,6 @@ type node struct {
 	record  *audit.Log
 	tree    *auditTree // nil: nothing is signed
 	schema  int64
-
-	profiles broker.Profiles // as opened
 
 	stopping context.Context // done when it begins to stop
 	stop     context.CancelFunc
@@ -65,13 +63,13 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	if err != nil {
 		return nil, err
 	}
-	n = &node{file: file, logger: logger, sealer: sealer}
+	n = &node{file: file, logger: logger, runner: broker.NewRunner(logger), sealer: sealer}
 	n.stopping, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if n.schema, err = migrations.Latest(); err != nil {
 		return nil, err
 	}
 	n.store, err = store.Open(ctx, store.Config{
-		URL: url, MaxConns: int32(file.Database.MaxConnections), Logger: logger, //nolint:gosec // checked: at most 1000
+		URL: url, MaxConns: int32(file.Database.MaxConnections), Logger: logger, Runner: n.runner, //nolint:gosec // checked: at most 1000
 	})
 	if err != nil {
 		return nil, err
@@ -91,14 +89,14 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	}
 	defer func() {
 		if err != nil {
-			closeProviders(profiles)
+			_ = profiles.Close() // on the way out
 		}
 	}()
-	n.profiles = profiles
 	watch := metrics.New(n.store)
+	watch.WatchRunner(n.runner)
 	n.broker, err = broker.New(broker.Config{
 		Ledger: n.store, Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
-		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
+		Observer: watch, Logger: logger, Runner: n.runner, UpstreamTimeout: file.UpstreamTimeout, Reached: reached,
 	})
 	if err != nil {
 		return nil, err
@@ -132,18 +130,11 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger) (n *no
 	return n, n.broker.ConfigLoaded(ctx, file.Fingerprint())
 }
 
-// closeProviders ends the connections of the providers that keep some.
-func closeProviders(profiles broker.Profiles) {
-	for _, p := range profiles {
-		if c, ok := p.Upstream.(io.Closer); ok {
-			_ = c.Close() // on the way out
-		}
-	}
-}
-
-// close lets go of what newNode opened.
+// close closes what newNode and the reloads after it opened.
 func (n *node) close() {
-	closeProviders(n.profiles)
+	if err := n.broker.Close(); err != nil {
+		n.logger.Warn("a provider could not be closed", "error", err)
+	}
 	n.store.Close()
 }
 
@@ -160,11 +151,14 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	defer n.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
-	work.Go(func() { n.broker.Run(background) })
-	work.Go(func() { n.keepPartitions(background) })
-	work.Go(func() { n.noteTimes(background) })
+	loop := func(name string, run func(context.Context)) {
+		work.Go(func() { n.runner.Loop(background, name, run) })
+	}
+	loop("sweeper", n.broker.Run)
+	loop("partitions", n.keepPartitions)
+	loop("time index", n.noteTimes)
 	if n.tree != nil {
-		work.Go(func() { n.tree.run(background) })
+		work.Go(func() { n.tree.run(background, n.runner) })
 	}
 	defer func() { stop(); work.Wait() }()
 
@@ -244,7 +238,7 @@ func (n *node) reload(ctx context.Context, file *config.File) error {
 		return err
 	}
 	if err := n.broker.SetProfiles(profiles); err != nil {
-		return err
+		return errors.Join(err, profiles.Close())
 	}
 	n.broker.SetLimits(file.Limits.Broker())
 	if err := n.broker.ConfigLoaded(ctx, file.Fingerprint()); err != nil {
