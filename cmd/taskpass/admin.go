@@ -189,6 +189,9 @@ func (c *checkConfigCmd) Run(e *env) error {
 		if n := len(file.Profiles); n != 1 {
 			profiles = fmt.Sprintf("%d profiles", n)
 		}
+		for _, w := range file.Warnings() {
+			fmt.Fprintf(e.stderr, "warning: %s\n", w)
+		}
 		_, err = fmt.Fprintf(e.stdout, "%s: good, with %s\n", c.File, profiles)
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -24,13 +25,14 @@ func (c *serveCmd) Run(e *env) error {
 		return err
 	}
 	logger := newLogger(e.stderr, file.Log.Level)
+	warn(logger, file)
 	n, err := newNode(e.ctx, file, logger)
 	if err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", file.Listen)
 	if err != nil {
-		n.store.Close()
+		n.close()
 		return err
 	}
 	hangup := make(chan os.Signal, 1)
@@ -40,10 +42,16 @@ func (c *serveCmd) Run(e *env) error {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		c.watch(ctx, n, hangup)
+		n.runner.Loop(ctx, "reload", func(ctx context.Context) { c.watch(ctx, n, hangup) })
 	}()
 	defer func() { cancel(); <-watched }()
 	return n.serve(ctx, listener)
+}
+
+func warn(logger *slog.Logger, file *config.File) {
+	for _, w := range file.Warnings() {
+		logger.Warn("the configuration may not do what is expected", "warning", w.String())
+	}
 }
 
 // watch reloads on each SIGHUP. A file with a fault changes nothing.
@@ -56,6 +64,7 @@ func (c *serveCmd) watch(ctx context.Context, n *node, hangup <-chan os.Signal) 
 		}
 		file, err := config.Load(c.Config)
 		if err == nil {
+			warn(n.logger, file)
 			err = n.reload(ctx, file)
 		}
 		if err != nil {
