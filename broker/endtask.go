@@ -47,7 +47,9 @@ func (b *Broker) EndTask(ctx context.Context, caller Caller, id, owner, outcome 
 	}
 	t.Outcome = outcome
 	now := b.now()
-	ended, err := b.Ledger.EndTask(ctx, t, now.Add(b.mintTime()), func(e Task) Event { return endedEvent(caller, now, t.Caller, e, outcome) })
+	ended, err := b.Ledger.EndTask(ctx, t, now.Add(b.mintTime()), func(e Task) Event {
+		return endedEvent(caller, now, t.Caller, e, outcome)
+	})
 	if err != nil {
 		return TaskView{}, err
 	}

@@ -119,9 +119,9 @@ func ofRequest(name string) bool {
 	return name == "Caller" || name == "TaskID" || name == "AgentID" || len(name) > len(metadataName) && strings.HasPrefix(name, metadataName)
 }
 
-// Placeholder is what a placeholder of a name stands for. Callers' names, task and agent ids have a safe alphabet by contract; a metadata
-// value must have it too once it is used here. So none can hold a wildcard, a slash, a quote, or the dollar sign of a
-// policy's variable, and none needs an escape.
+// Placeholder is what a placeholder of a name stands for. Callers' names, task and agent ids have a safe alphabet by
+// contract; a metadata value must have it too once it is used here. So none can hold a wildcard, a slash, a quote, or the
+// dollar sign of a policy's variable, and none needs an escape.
 func (c Credential) Placeholder(name string) (string, error) {
 	const form = "must be 1-128 of A-Z a-z 0-9 . _ : @ -"
 	value := ""

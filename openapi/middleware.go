@@ -90,7 +90,8 @@ func (s *server) recoverPanic(next http.Handler) http.Handler {
 				panic(v)
 			}
 			p := broker.NewPanicError(v)
-			s.Logger.ErrorContext(r.Context(), "panic", "type", p.Type, "stack", p.Stack, "request_id", callerOf(r.Context()).RequestID)
+			s.Logger.ErrorContext(r.Context(), "panic", "type", p.Type, "stack", p.Stack,
+				"request_id", callerOf(r.Context()).RequestID)
 			s.problem(w, r, broker.Errorf(broker.CodeUnavailable, "the broker failed unexpectedly"))
 		}()
 		next.ServeHTTP(w, r)

@@ -57,7 +57,8 @@ func (s *server) IssueTaskCredentials(ctx context.Context, r IssueTaskCredential
 
 func (s *server) task(view broker.TaskView) Task {
 	t := Task{
-		TaskID: view.ID, Caller: view.Caller, ParentTaskID: view.Parent, Status: Open, EndedAt: view.EndedAt, Outcome: view.Outcome,
+		TaskID: view.ID, Caller: view.Caller, ParentTaskID: view.Parent,
+		Status: Open, EndedAt: view.EndedAt, Outcome: view.Outcome,
 		Credentials: make([]Credential, 0, len(view.Credentials)),
 	}
 	if !view.EndedAt.IsZero() {

@@ -13,7 +13,7 @@ import (
 // Config is the `aws` section of a profile.
 type Config struct {
 	RoleARN    string `yaml:"role_arn"`    // the role that sessions are made of
-	Region     string `yaml:"region"`      // whose STS is asked; empty: the first of the partition of role_arn, where the SDK knows it
+	Region     string `yaml:"region"`      // of the STS; empty: the first of role_arn's partition, if the SDK knows it
 	ExternalID string `yaml:"external_id"` // for roles of other accounts
 	Endpoint   string `yaml:"endpoint"`    // for STS and IAM; empty: AWS's own
 	FIPS       bool   `yaml:"fips"`        // AWS's own endpoints with FIPS 140 cryptography

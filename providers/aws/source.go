@@ -34,7 +34,9 @@ type source struct {
 
 // client says how AWS is reached, apart from the values of the broker's own keys.
 func (c Config) client() awsclient.Config {
-	reach := awsclient.Config{Region: c.region(), Endpoint: c.Endpoint, FIPS: c.FIPS, ConfigProfile: c.ConfigProfile, Conns: idleConns}
+	reach := awsclient.Config{
+		Region: c.region(), Endpoint: c.Endpoint, FIPS: c.FIPS, ConfigProfile: c.ConfigProfile, Conns: idleConns,
+	}
 	if c.AccessKeyID != "" || c.WebIdentity != nil {
 		reach.Credentials = awsclient.Anonymous // the SDK is not to look for any
 	}

@@ -35,8 +35,8 @@ func (r *report) shared(at string, p Profile) {
 		if len(named) == 0 || named["Caller"] || apart(p.Allow, named) {
 			continue
 		}
-		r.add(at+"."+p.Provider+"."+pointer, "does not tell callers apart: several may use this profile, and one that uses another's "+
-			"task or agent id gets the same resources; add {{.Caller}}, or give each caller tasks of its own in `allow`")
+		r.add(at+"."+p.Provider+"."+pointer, "does not tell callers apart: several may use this profile, "+
+			"and one that uses another's task or agent id gets the same resources; add {{.Caller}}, or give each caller tasks of its own in `allow`")
 	}
 }
 
@@ -114,7 +114,8 @@ func (r *report) environment(f *File) {
 		}
 	}
 	if set := proxies(); len(set) > 0 {
-		r.at(0, "", "vendors are called through the proxy that these variables of the environment name: %s", strings.Join(set, ", "))
+		r.at(0, "", "vendors are called through the proxy that these variables of the environment name: %s",
+			strings.Join(set, ", "))
 	}
 }
 
