@@ -28,12 +28,12 @@ var doors = map[string][]string{
 	"broker/*":     {"broker"},
 	"broker/store": {"broker", "audit", "broker/postgres"}, // state and event in one transaction
 	"providers":    {"broker", "providers/*"},
-	"providers/*":  {"broker"},
+	"providers/*":  {"broker", "providers/awsclient"}, // what every AWS client of the process has in common
 	"audit":        {"broker"},
 	"migrations":   {"broker", "broker/postgres"},
 	"openapi":      {"broker", "audit"},
 	"docs":         {"openapi"}, // examples are clients
-	"cmd":          {"broker", "broker/*", "providers", "providers/sandbox", "audit", "migrations", "openapi"},
+	"cmd":          {"broker", "broker/*", "providers", "providers/awsclient", "providers/sandbox", "audit", "migrations", "openapi"},
 }
 
 // shut lists what no room but its own may import outside tests, whatever doors say.
@@ -176,6 +176,9 @@ func TestTrespassesAreSeen(t *testing.T) {
 		{"providers", "./providers/sandbox", "sandbox"},
 		{"providers", "./broker/seal", "one way"},
 		{"providers/aws", "./broker", ""},
+		{"providers/aws", "./providers/awsclient", ""},
+		{"providers/awsclient", "./providers/aws", "providers.Open"},
+		{"audit/publish", "./providers/awsclient", "providers.Open"},
 		{"providers/aws", "./providers/gcp", "providers.Open"},
 		{"providers/aws", "./providers/sandbox/aws", "sandbox"},
 		{"providers/aws", "./providers", "one way"},
@@ -282,6 +285,62 @@ func TestFilesAreInOrder(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+var (
+	starts  = regexp.MustCompile(`^\s*go \w|\bsync\.WaitGroup\b|\bgo func\b`)
+	ownsOne = map[string]string{ // who starts goroutines without a broker.Group, and why a panic in one ends no process
+		"broker/runner.go":                 "it is what recovers",
+		"broker/store/commit.go":           "under Runner.Loop",
+		"broker/store/notify.go":           "under Runner.Loop",
+		"cmd/taskpass/node.go":             "under Runner.Loop; the other is net/http's Serve",
+		"cmd/taskpass/serve.go":            "under Runner.Loop",
+		"cmd/taskpass/tree.go":             "under Runner.Loop",
+		"cmd/taskpass/stack.go":            "dev and demo: it is the process's own work",
+		"broker/localpg/localpg.go":        "dev and demo: waits for PostgreSQL's end",
+		"providers/providertest/fail.go":   "is for tests",
+		"providers/providertest/ledger.go": "is for tests",
+		"providers/providertest/mint.go":   "is for tests",
+		"providers/providertest/revoke.go": "is for tests",
+	}
+)
+
+// A panic in a goroutine ends the process unless somebody recovers it there: each is started by a broker.Group, whose waiter
+// gets the panic, or runs under a broker.Runner (P11).
+func TestGoroutinesRecover(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (path != "." && strings.HasPrefix(entry.Name(), ".") || entry.Name() == "sandbox" || entry.Name() == "browsertest"):
+			return filepath.SkipDir
+		case entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		source, err := os.ReadFile(path)
+		if err != nil || generated.Match(source) {
+			return err
+		}
+		n := 0
+		for line := range bytes.Lines(source) {
+			if n++; starts.Match(line) {
+				if seen[path] = true; ownsOne[path] == "" {
+					t.Errorf("%s:%d: starts goroutines that nobody recovers: use broker.Group, or run it under a broker.Runner", path, n)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range ownsOne {
+		if !seen[path] {
+			t.Errorf("%s starts no goroutine any more: take it off the list", path)
+		}
 	}
 }
 

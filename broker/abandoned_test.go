@@ -86,7 +86,7 @@ func TestRevokedWhileMintedIsNotRetryable(t *testing.T) {
 	wantCode(t, "revoked while minted", err, broker.CodeCredentialEnded)
 
 	h.vendor.behave(func(ctx context.Context, c broker.Credential, _ func()) error {
-		_, err := h.EndTask(ctx, orchestrator, c.TaskID, "")
+		_, err := h.EndTask(ctx, orchestrator, c.TaskID, "", "")
 		return err
 	}, nil)
 	_, err = h.Issue(t.Context(), orchestrator, ask("t2"), "key2")

@@ -3,8 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,6 +21,7 @@ type Config struct {
 	Clock    func() time.Time // replicas of one ledger must share it: the database's (store.Now); nil: time.Now
 	Observer Observer         // nil: nobody watches
 	Logger   *slog.Logger     // nil: nothing is logged
+	Runner   *Runner          // of background work; nil: one with Logger
 
 	UpstreamTimeout time.Duration // for one Mint or Revoke; zero: 10 s
 	MaxAttempts     int           // to end a version before it is stuck; zero: 6
@@ -55,9 +56,13 @@ type Observer interface {
 type Broker struct {
 	Config
 	throttles throttles
-	profiles  atomic.Pointer[Profiles]
+	profiles  atomic.Pointer[profileSet] // in force
 	limits    atomic.Pointer[Limits]
 	watches   *watches
+
+	replacing sync.Mutex // guards what follows
+	retired   []*profileSet
+	closed    bool
 }
 
 // New validates the configuration and makes a Broker.
@@ -86,6 +91,9 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Runner == nil {
+		cfg.Runner = NewRunner(cfg.Logger)
+	}
 	if cfg.Reached == nil {
 		cfg.Reached = func(string) {}
 	}
@@ -103,21 +111,6 @@ func orDefault[T ~int | ~int64](v *T, d T) {
 	}
 }
 
-// SetProfiles replaces the profiles in force, all or none: on an error the old ones stay.
-func (b *Broker) SetProfiles(ps Profiles) error {
-	full := make(Profiles, len(ps))
-	for name, p := range ps {
-		full[name] = p.withDefaults()
-		caps := p.Upstream.Capabilities()
-		if !caps.SelfExpires && caps.Revoke == RevokeNone && !caps.Disclosed {
-			return fmt.Errorf("profile %s: its secrets neither expire by themselves nor can be revoked; "+
-				"say `disclosed: accept` if agents may keep what they have seen", p.Name)
-		}
-	}
-	b.profiles.Store(&full)
-	return nil
-}
-
 // SetLimits replaces the limits in force.
 func (b *Broker) SetLimits(l Limits) { b.limits.Store(&l) }
 
@@ -127,7 +120,7 @@ func (b *Broker) ProfilesFor(caller Caller) ([]Profile, error) {
 		return nil, err
 	}
 	var list []Profile
-	for _, p := range b.profiles.Load().Sorted() {
+	for _, p := range b.profiles.Load().profiles.Sorted() {
 		if caller.ReadsAll() {
 			list = append(list, p)
 		} else if scopes, ok := b.Policy.Visible(caller, p); ok {
@@ -138,8 +131,9 @@ func (b *Broker) ProfilesFor(caller Caller) ([]Profile, error) {
 	return list, nil
 }
 
+// profile finds a profile for what needs no call to its provider: see use.
 func (b *Broker) profile(name string) (Profile, bool) {
-	p, ok := (*b.profiles.Load())[name]
+	p, ok := b.profiles.Load().profiles[name]
 	return p, ok
 }
 
@@ -148,15 +142,14 @@ func (b *Broker) now() time.Time { return b.Clock().UTC().Truncate(time.Microsec
 
 // upstream calls a provider within the time limit and turns its panic into an error. The panic's value is not shown: it
 // may hold a secret (P7).
-func (b *Broker) upstream(ctx context.Context, call func(context.Context) error) (err error) {
+func (b *Broker) upstream(ctx context.Context, call func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, b.UpstreamTimeout)
 	defer cancel()
-	defer func() {
-		if r := recover(); r != nil {
-			err = Errorf(CodeUpstreamError, "the provider failed unexpectedly").Because(fmt.Errorf("panic of type %T", r))
-		}
-	}()
-	return call(ctx)
+	err := b.Runner.Do(ctx, "provider", func() error { return call(ctx) })
+	if p, ok := err.(*PanicError); ok { //nolint:errorlint // Do returns it as it is
+		return Errorf(CodeUpstreamError, "the provider failed unexpectedly").Because(p)
+	}
+	return err
 }
 
 type nobody struct{}
@@ -188,7 +181,7 @@ func (b *Broker) AuditTampered(ctx context.Context, reason string) error {
 // ConfigLoaded puts on the record which profiles are in force from now on.
 func (b *Broker) ConfigLoaded(ctx context.Context, fingerprint []byte) error {
 	names := map[string]string{}
-	for _, p := range b.profiles.Load().Sorted() {
+	for _, p := range b.profiles.Load().profiles.Sorted() {
 		names[p.Name] = p.Provider
 	}
 	return b.Ledger.Record(ctx, Event{

@@ -15,7 +15,8 @@ const (
 	RoleOrchestrator Role = "orchestrator"
 	// RoleAuditor reads everything and changes nothing.
 	RoleAuditor Role = "auditor"
-	// RoleAgent holds a task's own token: it resolves, refreshes and watches the task's credentials, and may end the task.
+	// RoleAgent holds a task's own token: it reads the task and its credentials, resolves, refreshes and watches them, and
+	// may end the task. Another task does not exist for it, nor another caller's task of the same id.
 	RoleAgent Role = "agent"
 	// RoleOperator reads everything and may end any credential; it issues none.
 	RoleOperator Role = "operator"
@@ -72,8 +73,8 @@ const (
 // may is the whole of who may do what, before any profile's rules.
 var may = map[use][]Role{
 	useIssue:   {RoleOrchestrator},
-	useOffers:  {RoleOrchestrator, RoleAuditor, RoleOperator},
-	useSee:     {RoleOrchestrator, RoleAuditor, RoleOperator},
+	useOffers:  {RoleOrchestrator, RoleAgent, RoleAuditor, RoleOperator},
+	useSee:     {RoleOrchestrator, RoleAgent, RoleAuditor, RoleOperator},
 	useResolve: {RoleOrchestrator, RoleAgent},
 	useRefresh: {RoleOrchestrator, RoleAgent},
 	useWatch:   {RoleOrchestrator, RoleAgent, RoleAuditor, RoleOperator},

@@ -12,28 +12,22 @@ const taskBatch = 256
 // taskPage is how many credentials a view of a task lists; the list of credentials has them all.
 const taskPage = 500
 
-// Task is a task and all that it holds. What the caller may not see does not exist for it.
-func (b *Broker) Task(ctx context.Context, caller Caller, id string) (TaskView, error) {
+// Task is a task and all that it holds; owner is the caller that it belongs to, see whoseTask. What the caller may not
+// see does not exist for it.
+func (b *Broker) Task(ctx context.Context, caller Caller, id, owner string) (TaskView, error) {
 	if err := caller.mayUse(useSee); err != nil {
 		return TaskView{}, err
 	}
-	return b.viewTask(ctx, caller, id)
+	return b.viewTask(ctx, caller, id, owner)
 }
 
-func (b *Broker) viewTask(ctx context.Context, caller Caller, id string) (TaskView, error) {
-	name := caller.Name
-	if caller.ReadsAll() {
-		name = ""
-	}
-	tasks, err := b.Ledger.FindTasks(ctx, name, id)
+func (b *Broker) viewTask(ctx context.Context, caller Caller, id, owner string) (TaskView, error) {
+	t, err := b.whoseTask(ctx, caller, id, owner)
 	if err != nil {
 		return TaskView{}, err
 	}
-	if len(tasks) == 0 {
-		return TaskView{}, Errorf(CodeNotFound, "there is no such task")
-	}
-	view := TaskView{Task: tasks[0]}
-	f := Filter{Caller: name, TaskID: id, Limit: taskPage}
+	view := TaskView{Task: t}
+	f := Filter{Caller: t.Caller, TaskID: id, Limit: taskPage}
 	if view.Credentials, err = b.Ledger.Credentials(ctx, f); err != nil {
 		return TaskView{}, err
 	}
@@ -45,56 +39,63 @@ func (b *Broker) viewTask(ctx context.Context, caller Caller, id string) (TaskVi
 		}
 		view.HasMore = len(older) > 0
 	}
-	for _, t := range tasks {
-		if t.EndedAt.IsZero() {
-			continue
-		}
-		n, err := b.Ledger.TaskPending(ctx, t)
-		if err != nil {
+	if !t.EndedAt.IsZero() {
+		if view.Pending, err = b.Ledger.TaskPending(ctx, t); err != nil {
 			return TaskView{}, err
 		}
-		view.Pending += n
 	}
 	return view, nil
 }
 
 // EndTask ends a task and all below it: nothing is issued for them any more, and all that they hold is ended. When it
 // returns without error the end is durable; the view's Pending says what has not been achieved yet. Ending it again
-// changes nothing.
-func (b *Broker) EndTask(ctx context.Context, caller Caller, id, outcome string) (TaskView, error) {
+// changes nothing. owner is the caller that the task belongs to, see whoseTask. An orchestrator may end a task before it
+// issues for it.
+func (b *Broker) EndTask(ctx context.Context, caller Caller, id, owner, outcome string) (TaskView, error) {
 	if err := caller.mayUse(useEnd); err != nil {
 		return TaskView{}, err
 	}
-	if caller.Role == RoleAgent && caller.TaskID != id {
-		return TaskView{}, Errorf(CodeNotFound, "there is no such task")
+	name, ok := caller.ownerOf(id, owner)
+	if !ok {
+		return TaskView{}, noTask()
 	}
-	whose := []Task{{Caller: caller.Name, ID: id}}
-	if caller.Role == RoleOperator {
+	t := Task{Caller: name, ID: id}
+	if caller.ReadsAll() {
 		var err error
-		if whose, err = b.Ledger.FindTasks(ctx, "", id); err != nil {
+		if t, err = b.whoseTask(ctx, caller, id, owner); err != nil {
 			return TaskView{}, err
 		}
 	}
-	for _, t := range whose {
-		t.Outcome = outcome
-		now := b.now()
-		ended, err := b.Ledger.EndTask(ctx, t, now.Add(b.mintTime()), func(t Task) Event {
-			return Event{
-				ID: NewEventID(), At: now, Type: EventTaskEnded, Caller: caller, TaskID: t.ID, ParentTask: t.Parent, Reason: outcome,
-			}
-		})
-		if err != nil {
-			return TaskView{}, err
-		}
-		b.Reached("after_task_ended")
-		for _, e := range ended {
-			if err := b.finishTask(context.WithoutCancel(ctx), caller, e); err != nil {
-				b.Logger.ErrorContext(ctx, "task's end left to the sweeper", "task_id", e.ID, "error", err)
-			}
+	t.Outcome = outcome
+	now := b.now()
+	ended, err := b.Ledger.EndTask(ctx, t, now.Add(b.mintTime()), func(e Task) Event {
+		return endedEvent(caller, now, t.Caller, e, outcome)
+	})
+	if err != nil {
+		return TaskView{}, err
+	}
+	b.Reached("after_task_ended")
+	for _, e := range ended {
+		if err := b.finishTask(context.WithoutCancel(ctx), caller, e); err != nil {
+			b.Logger.ErrorContext(ctx, "task's end left to the sweeper", "task_id", e.ID, "error", err)
 		}
 	}
-	return b.viewTask(ctx, caller, id)
+	return b.viewTask(ctx, caller, id, t.Caller)
 }
+
+// endedEvent is the event of a task's end. Where somebody else than its owner ends it, the trace says whose task it was.
+func endedEvent(caller Caller, at time.Time, owner string, t Task, outcome string) Event {
+	e := Event{
+		ID: NewEventID(), At: at, Type: EventTaskEnded, Caller: caller, TaskID: t.ID, ParentTask: t.Parent, Reason: outcome,
+	}
+	if caller.Name != owner {
+		e.Trace = map[string]string{TraceTaskCaller: owner}
+	}
+	return e
+}
+
+// TraceTaskCaller names, in the trace of a task's event, the caller that the task belongs to.
+const TraceTaskCaller = "task_caller"
 
 // finishTask begins the end of all that an ended task holds, and makes one attempt at each. What is being minted at this
 // moment is refused by the ledger when it would become active.
@@ -119,7 +120,7 @@ func (b *Broker) finishTask(ctx context.Context, caller Caller, t Task) error {
 func (b *Broker) sweepTasks(ctx context.Context) error {
 	tasks, err := b.Ledger.ClaimTasks(ctx, b.now(), sweepLease, sweepWorkers)
 	for _, t := range tasks {
-		err = errors.Join(err, b.finishTask(ctx, sweeper, t))
+		err = errors.Join(err, b.Runner.Do(ctx, "end tasks", func() error { return b.finishTask(ctx, sweeper, t) }))
 	}
 	return err
 }

@@ -166,7 +166,7 @@ func (b *Broker) poolKey(ctx context.Context, pool, name string) (PoolKey, error
 // UnusableKeys counts, by pool, the keys whose values this replica could not hand out when it last read them.
 func (b *Broker) UnusableKeys() map[string]int {
 	counts := map[string]int{}
-	for _, p := range *b.profiles.Load() {
+	for _, p := range b.profiles.Load().profiles {
 		if pooled, ok := p.Upstream.(Pooled); ok {
 			counts[pooled.Pool()] = max(counts[pooled.Pool()], len(pooled.Problems()))
 		}
@@ -176,7 +176,7 @@ func (b *Broker) UnusableKeys() map[string]int {
 
 // pool finds a provider of the pool; not_found.
 func (b *Broker) pool(name string) (Pooled, error) {
-	for _, p := range b.profiles.Load().Sorted() {
+	for _, p := range b.profiles.Load().profiles.Sorted() {
 		if pooled, ok := p.Upstream.(Pooled); ok && pooled.Pool() == name {
 			return pooled, nil
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 )
 
@@ -19,7 +18,7 @@ const abandonAfter = 5 * time.Second
 // mintAll mints what is on the ledger as issuing: all of it, or, when one fails, nothing that stays alive.
 func (b *Broker) mintAll(ctx context.Context, caller Caller, list []Issued) ([]Issued, error) {
 	errs := make([]error, len(list))
-	var wg sync.WaitGroup
+	var wg Group
 	for i := range list {
 		if list[i].Version.Unclaimed {
 			continue // asked for when its ticket is redeemed
@@ -56,7 +55,8 @@ func (b *Broker) mintAll(ctx context.Context, caller Caller, list []Issued) ([]I
 func (b *Broker) mint(ctx context.Context, caller Caller, i Issued, event EventType) (Issued, error) {
 	start := time.Now()
 	c := i.Credential
-	p, ok := b.profile(c.Profile)
+	p, done, ok := b.use(c.Profile)
+	defer done()
 	if !ok {
 		return i, b.unminted(ctx, caller, c, fmt.Errorf("%w: %w", ErrNotMinted, Errorf(CodeUnknownProfile, "the profile is no longer offered")))
 	}

@@ -119,7 +119,7 @@ func TestBatchRefusalNamesAll(t *testing.T) {
 	if len(got) != 2 || !strings.Contains(strings.Join(got, "\n"), "unknown_scope") || !strings.Contains(strings.Join(got, "\n"), "unknown_profile") {
 		t.Errorf("on record: %q", got)
 	}
-	if _, err := h.EndTask(t.Context(), orchestrator, "t", ""); err != nil {
+	if _, err := h.EndTask(t.Context(), orchestrator, "t", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	_, err = h.IssueAll(t.Context(), orchestrator, several("t", "p", "p"), "")

@@ -109,18 +109,14 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	if err != nil {
 		return Advice{}, err
 	}
-	p, known := b.profile(c.Profile)
-	quarantined := false
-	if pooled, ok := p.Upstream.(Pooled); known && ok {
-		quarantined, err = pooled.Refused(ctx, c)
-		if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeQuotaExceeded {
-			b.Logger.WarnContext(ctx, "a refusal was reported beyond its caller's share of the pool: the key is left as it is",
-				"credential_id", c.ID, "caller", c.Caller, "key", c.Version.Trace["key"])
-			return Advice{Action: ActionHalt, Cause: string(e.Code), RetryAfter: e.RetryAfter}, nil
-		}
-		if err != nil {
-			return Advice{}, Errorf(CodeUnavailable, "the pool could not be asked").Because(err)
-		}
+	quarantined, err := b.refusedByPool(ctx, c)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == CodeQuotaExceeded {
+		b.Logger.WarnContext(ctx, "a refusal was reported beyond its caller's share of the pool: the key is left as it is",
+			"credential_id", c.ID, "caller", c.Caller, "key", c.Version.Trace["key"])
+		return Advice{Action: ActionHalt, Cause: string(e.Code), RetryAfter: e.RetryAfter}, nil
+	}
+	if err != nil {
+		return Advice{}, Errorf(CodeUnavailable, "the pool could not be asked").Because(err)
 	}
 	if strikes >= maxStrikes {
 		b.Logger.WarnContext(ctx, "versions are refused one after the other; their holder is halted", "credential_id", c.ID, "strikes", strikes)
@@ -139,6 +135,16 @@ func (b *Broker) refused(ctx context.Context, caller Caller, c Credential) (Advi
 	}
 }
 
+// refusedByPool has a pool take in that its key was refused, and tells whether the key is in quarantine now.
+func (b *Broker) refusedByPool(ctx context.Context, c Credential) (quarantined bool, err error) {
+	p, done, ok := b.use(c.Profile)
+	defer done()
+	if pooled, isPool := p.Upstream.(Pooled); ok && isPool {
+		return pooled.Refused(ctx, c)
+	}
+	return false, nil
+}
+
 // worked ends the row of refusals: a version that came after the refused one is accepted.
 func (b *Broker) worked(ctx context.Context, c Credential, r Report) error {
 	if r.Version != c.Version.Number {
@@ -147,10 +153,10 @@ func (b *Broker) worked(ctx context.Context, c Credential, r Report) error {
 	if _, err := b.Ledger.Strike(ctx, c.ID, c.Version.Number, true); err != nil {
 		return err
 	}
-	if p, ok := b.profile(c.Profile); ok {
-		if pooled, ok := p.Upstream.(Pooled); ok {
-			return pooled.Worked(ctx, c)
-		}
+	p, done, ok := b.use(c.Profile)
+	defer done()
+	if pooled, isPool := p.Upstream.(Pooled); ok && isPool {
+		return pooled.Worked(ctx, c)
 	}
 	return nil
 }

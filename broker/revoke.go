@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -25,13 +24,22 @@ func (b *Broker) find(ctx context.Context, caller Caller, u use, id CredentialID
 	return c, err
 }
 
-// List returns credentials by filter, newest first: an orchestrator's own, everybody's for the others.
+// List returns credentials by filter, newest first: an orchestrator's own, an agent's task's, everybody's for the others.
 func (b *Broker) List(ctx context.Context, caller Caller, f Filter) ([]Credential, error) {
 	if err := caller.mayUse(useSee); err != nil {
 		return nil, err
 	}
 	if !caller.ReadsAll() {
+		if f.Caller != "" && f.Caller != caller.Name {
+			return nil, nil
+		}
 		f.Caller = caller.Name
+	}
+	if caller.Role == RoleAgent {
+		if f.TaskID != "" && f.TaskID != caller.TaskID {
+			return nil, nil
+		}
+		f.TaskID = caller.TaskID
 	}
 	return b.Lists.Credentials(ctx, f)
 }
@@ -127,7 +135,7 @@ func each(n int, fn func(i int)) {
 		fn(0)
 		return
 	}
-	var wg sync.WaitGroup
+	var wg Group
 	turn := make(chan struct{}, sweepWorkers)
 	for i := range n {
 		turn <- struct{}{}
@@ -211,7 +219,7 @@ func (b *Broker) beginEnd(ctx context.Context, caller Caller, c Credential, caus
 func (b *Broker) end(ctx context.Context, caller Caller, c Credential) error {
 	from := []State{c.Version.State}
 	var done Revocation
-	p, known := b.profile(c.Profile)
+	p, leave, known := b.use(c.Profile)
 	err := error(Errorf(CodeUpstreamError, "the profile is no longer configured"))
 	if known {
 		err = b.upstream(ctx, func(ctx context.Context) (err error) {
@@ -219,6 +227,7 @@ func (b *Broker) end(ctx context.Context, caller Caller, c Credential) error {
 			return err
 		})
 	}
+	leave()
 	b.Reached("after_revoke_reply")
 	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout)
 	defer cancel()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -22,10 +21,18 @@ var sweeper = Caller{Name: "taskpass", Auth: "internal"}
 func (b *Broker) Run(ctx context.Context) {
 	tick := time.NewTicker(b.SweepEvery)
 	defer tick.Stop()
-	var wg sync.WaitGroup
+	var wg Group
 	defer wg.Wait()
-	var busy sync.Map // provider → struct{}: one goroutine each
-	var keeping atomic.Bool
+	var busy sync.Map // provider or other piece of work → struct{}: one goroutine each
+	once := func(key, name string, work func() error) {
+		if _, already := busy.LoadOrStore(key, struct{}{}); already {
+			return
+		}
+		wg.Go(func() {
+			defer busy.Delete(key)
+			b.step(ctx, name, work)
+		})
+	}
 	watching := map[Watcher]context.CancelFunc{}
 	defer func() {
 		for _, cancel := range watching {
@@ -34,44 +41,33 @@ func (b *Broker) Run(ctx context.Context) {
 	}()
 	var tidied time.Time
 	for {
-		b.watch(ctx, &wg, watching)
-		if err := b.sweepTasks(ctx); err != nil && ctx.Err() == nil {
-			b.Logger.ErrorContext(ctx, "cannot end tasks", "error", err)
-		}
+		b.step(ctx, "watch", func() error { b.watch(ctx, &wg, watching); return nil })
+		b.step(ctx, "close replaced providers", func() error { b.closeRetired(); return nil })
+		b.step(ctx, "end tasks", func() error { return b.sweepTasks(ctx) })
 		if time.Since(tidied) > tidyEvery {
 			tidied = time.Now()
-			if err := b.Ledger.Tidy(ctx, b.now()); err != nil && ctx.Err() == nil {
-				b.Logger.ErrorContext(ctx, "cannot tidy", "error", err)
+			b.step(ctx, "tidy", func() error { return b.Ledger.Tidy(ctx, b.now()) })
+		}
+		once("", "upkeep", func() error { return b.sweepUpkeep(ctx) })
+		b.step(ctx, "look for due work", func() error {
+			providers, err := b.Ledger.DueProviders(ctx, b.now())
+			for _, provider := range providers {
+				once(provider, "sweep", func() error { return b.sweepProvider(ctx, provider) })
 			}
-		}
-		if keeping.CompareAndSwap(false, true) {
-			wg.Go(func() {
-				defer keeping.Store(false)
-				if err := b.sweepUpkeep(ctx); err != nil && ctx.Err() == nil {
-					b.Logger.ErrorContext(ctx, "cannot look for upkeep", "error", err)
-				}
-			})
-		}
-		providers, err := b.Ledger.DueProviders(ctx, b.now())
-		if err != nil && ctx.Err() == nil {
-			b.Logger.ErrorContext(ctx, "cannot look for due work", "error", err)
-		}
-		for _, provider := range providers {
-			if _, already := busy.LoadOrStore(provider, struct{}{}); already {
-				continue
-			}
-			wg.Go(func() {
-				defer busy.Delete(provider)
-				if err := b.sweepProvider(ctx, provider); err != nil && ctx.Err() == nil {
-					b.Logger.ErrorContext(ctx, "sweep failed", "provider", provider, "error", err)
-				}
-			})
-		}
+			return err
+		})
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// step does one part of the sweeper's work. That it fails, or panics, stops no other part (P11).
+func (b *Broker) step(ctx context.Context, name string, work func() error) {
+	if err := b.Runner.Do(ctx, name, work); err != nil && ctx.Err() == nil {
+		b.Logger.ErrorContext(ctx, "due work failed; it is tried again", "work", name, "error", err)
 	}
 }
 
@@ -94,12 +90,16 @@ func (b *Broker) sweepProvider(ctx context.Context, provider string) error {
 		}
 		until := b.now().Add(sweepLease - b.UpstreamTimeout)
 		work := make(chan Credential)
-		var wg sync.WaitGroup
+		var wg Group
 		for range min(sweepWorkers, len(leased)) {
 			wg.Go(func() {
 				for c := range work {
-					b.Observer.Lag(provider, b.now().Sub(c.Version.DueAt))
-					if err := b.settle(ctx, c); err != nil && !errors.Is(err, ErrMoved) {
+					// One bad version stops no other (P11): the worker goes on with the next one.
+					err := b.Runner.Do(ctx, "sweep", func() error {
+						b.Observer.Lag(provider, b.now().Sub(c.Version.DueAt))
+						return b.settle(ctx, c)
+					})
+					if err != nil && !errors.Is(err, ErrMoved) {
 						b.Logger.ErrorContext(ctx, "due work not done", "version_id", c.Version.ID, "error", err)
 					}
 				}

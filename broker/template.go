@@ -26,6 +26,12 @@ func (t Template) split() (texts, names []string) {
 	return append(texts, string(t[end:])), names
 }
 
+// Without is the text without its placeholders.
+func (t Template) Without() string {
+	texts, _ := t.split()
+	return strings.Join(texts, "")
+}
+
 // Names lists what the placeholders are called, as often as they stand there.
 func (t Template) Names() []string {
 	_, names := t.split()
@@ -67,8 +73,8 @@ const (
 // stands for other text there must be a character that no id has. `tasks/{{.TaskID}}*` would let task "a" into task "ab".
 func (t Template) CheckApart(m Match) error {
 	texts, names := t.split()
-	if !t.Check(ofTask) || slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(s, "}}") }) {
-		return errors.New("has a placeholder that is not {{.TaskID}}, {{.AgentID}} or {{.Metadata.key}}")
+	if !t.Check(ofRequest) || slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(s, "}}") }) {
+		return errors.New("has a placeholder that is not {{.Caller}}, {{.TaskID}}, {{.AgentID}} or {{.Metadata.key}}")
 	}
 	if len(names) == 0 {
 		return nil
@@ -109,17 +115,19 @@ func (t Template) CheckApart(m Match) error {
 // metadataName begins the names of placeholders for what a request brings along.
 const metadataName = "Metadata."
 
-func ofTask(name string) bool {
-	return name == "TaskID" || name == "AgentID" || len(name) > len(metadataName) && strings.HasPrefix(name, metadataName)
+func ofRequest(name string) bool {
+	return name == "Caller" || name == "TaskID" || name == "AgentID" || len(name) > len(metadataName) && strings.HasPrefix(name, metadataName)
 }
 
-// Placeholder is what a placeholder of a name stands for. Task and agent ids have a safe alphabet by contract; a metadata
-// value must have it too once it is used here. So none can hold a wildcard, a slash, a quote, or the dollar sign of a
-// policy's variable, and none needs an escape.
+// Placeholder is what a placeholder of a name stands for. Callers' names, task and agent ids have a safe alphabet by
+// contract; a metadata value must have it too once it is used here. So none can hold a wildcard, a slash, a quote, or the
+// dollar sign of a policy's variable, and none needs an escape.
 func (c Credential) Placeholder(name string) (string, error) {
 	const form = "must be 1-128 of A-Z a-z 0-9 . _ : @ -"
 	value := ""
 	switch key, metadata := strings.CutPrefix(name, metadataName); {
+	case name == "Caller":
+		value = c.Caller
 	case name == "TaskID":
 		value = c.TaskID
 	case name == "AgentID":

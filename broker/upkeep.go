@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"sync"
 	"time"
 )
 
@@ -27,18 +26,26 @@ type Watcher interface {
 }
 
 // watch keeps one goroutine for each Watcher in force; it ends those that no profile has any more.
-func (b *Broker) watch(ctx context.Context, wg *sync.WaitGroup, running map[Watcher]context.CancelFunc) {
+func (b *Broker) watch(ctx context.Context, wg *Group, running map[Watcher]context.CancelFunc) {
+	set := b.enterCurrent()
+	if set == nil {
+		return
+	}
+	defer set.leave()
 	inForce := map[Watcher]bool{}
-	for _, p := range *b.profiles.Load() {
+	for _, p := range set.profiles {
 		w, ok := p.Upstream.(Watcher)
 		if !ok {
 			continue
 		}
 		inForce[w] = true
-		if running[w] == nil {
+		if running[w] == nil && set.enter() {
 			watching, cancel := context.WithCancel(ctx)
 			running[w] = cancel
-			wg.Go(func() { w.Watch(watching) })
+			wg.Go(func() {
+				defer set.leave()
+				b.Runner.Loop(watching, "watch", w.Watch)
+			})
 		}
 	}
 	for w, cancel := range running {
@@ -93,7 +100,12 @@ func Sweeper() Caller { return sweeper }
 func (b *Broker) sweepUpkeep(ctx context.Context) error {
 	keepers := map[string][]Keeper{} // several profiles may keep the same: if one cannot, another may
 	var names []string
-	for _, p := range b.profiles.Load().Sorted() {
+	set := b.enterCurrent()
+	if set == nil {
+		return nil
+	}
+	defer set.leave()
+	for _, p := range set.profiles.Sorted() {
 		k, ok := p.Upstream.(Keeper)
 		if !ok || k.Keeps() == "" {
 			continue
@@ -111,16 +123,16 @@ func (b *Broker) sweepUpkeep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var wg sync.WaitGroup
-	turn := make(chan struct{}, sweepWorkers)
-	for _, name := range due {
-		turn <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-turn }()
-			b.keep(ctx, keepers[name], name, now.Add(sweepLease))
+	each(len(due), func(i int) {
+		_ = b.Runner.Do(ctx, "upkeep", func() error { // on any failure the lease's end repeats it
+			if !set.enter() { // replaced meanwhile: the providers in force do it
+				return b.Ledger.Kept(ctx, due[i], now.Add(sweepLease), b.now())
+			}
+			defer set.leave()
+			b.keep(ctx, keepers[due[i]], due[i], now.Add(sweepLease))
+			return nil
 		})
-	}
-	wg.Wait()
+	})
 	return nil
 }
 

@@ -480,6 +480,9 @@ type ConsistencyProof struct {
 type Credential struct {
 	AgentID string `json:"agent_id"`
 
+	// Caller The caller that it was issued to. Task and agent ids are this caller's own.
+	Caller string `json:"caller"`
+
 	// Cause Why it is ending or ended: revoked, expired, abandoned, …
 	Cause   string    `json:"cause,omitempty,omitzero"`
 	EndedAt time.Time `json:"ended_at,omitempty,omitzero"`
@@ -623,6 +626,9 @@ type IssueSeveralRequestDelivery string
 // IssuedCredential defines model for IssuedCredential.
 type IssuedCredential struct {
 	AgentID string `json:"agent_id"`
+
+	// Caller The caller that it was issued to. Task and agent ids are this caller's own.
+	Caller string `json:"caller"`
 
 	// Cause Why it is ending or ended: revoked, expired, abandoned, …
 	Cause   string    `json:"cause,omitempty,omitzero"`
@@ -893,6 +899,9 @@ type Status string
 
 // Task defines model for Task.
 type Task struct {
+	// Caller The caller that the task belongs to.
+	Caller string `json:"caller"`
+
 	// Credentials The task's own, newest first, at most 500.
 	Credentials []Credential `json:"credentials"`
 	EndedAt     time.Time    `json:"ended_at,omitempty,omitzero"`
@@ -929,6 +938,9 @@ type Key = ID
 
 // Pool The caller's own id of a task or an agent, or a name from the configuration.
 type Pool = ID
+
+// TaskCaller defines model for TaskCaller.
+type TaskCaller = string
 
 // TaskID defines model for TaskID.
 type TaskID = string
@@ -988,7 +1000,10 @@ type ListCredentialsParams struct {
 	TaskID  *string `form:"task_id,omitempty" json:"task_id,omitempty"`
 	AgentID *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
 	Profile *string `form:"profile,omitempty" json:"profile,omitempty"`
-	Status  *Status `form:"status,omitempty" json:"status,omitempty"`
+
+	// Caller Credentials of one caller, for roles that see those of others.
+	Caller *string `form:"caller,omitempty" json:"caller,omitempty"`
+	Status *Status `form:"status,omitempty" json:"status,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty"`
@@ -1026,11 +1041,25 @@ type WatchCredentialParams struct {
 // ChangePoolKeyParamsAction defines parameters for ChangePoolKey.
 type ChangePoolKeyParamsAction string
 
+// GetTaskParams defines parameters for GetTask.
+type GetTaskParams struct {
+	// Caller The caller that the task belongs to. Required for auditors and operators if several callers use the task id. For
+	// other roles it can only be their own caller.
+	Caller *TaskCaller `form:"caller,omitempty" json:"caller,omitempty"`
+}
+
 // IssueTaskCredentialsParams defines parameters for IssueTaskCredentials.
 type IssueTaskCredentialsParams struct {
 	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
 	// hours or until that ends; with another request, `idempotency_mismatch`.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// EndTaskParams defines parameters for EndTask.
+type EndTaskParams struct {
+	// Caller The caller that the task belongs to. Required for auditors and operators if several callers use the task id. For
+	// other roles it can only be their own caller.
+	Caller *TaskCaller `form:"caller,omitempty" json:"caller,omitempty"`
 }
 
 // IssueCredentialJSONRequestBody defines body for IssueCredential for application/json ContentType.
@@ -1124,13 +1153,13 @@ type ServerInterface interface {
 	ListProfiles(w http.ResponseWriter, r *http.Request)
 	// GetTask All that a task holds
 	// (GET /v1/tasks/{task_id})
-	GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID)
+	GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID, params GetTaskParams)
 	// IssueTaskCredentials Issue several credentials for one task, all or nothing
 	// (POST /v1/tasks/{task_id}/credentials)
 	IssueTaskCredentials(w http.ResponseWriter, r *http.Request, taskID TaskID, params IssueTaskCredentialsParams)
 	// EndTask End a task, and all that it and the tasks below it hold
 	// (POST /v1/tasks/{task_id}/end)
-	EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID)
+	EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID, params EndTaskParams)
 	// RedeemTicket Exchange a ticket for its secret, once
 	// (POST /v1/tickets/redeem)
 	RedeemTicket(w http.ResponseWriter, r *http.Request)
@@ -1256,7 +1285,7 @@ func (_ Unimplemented) ListProfiles(w http.ResponseWriter, r *http.Request) {
 
 // GetTask All that a task holds
 // (GET /v1/tasks/{task_id})
-func (_ Unimplemented) GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+func (_ Unimplemented) GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID, params GetTaskParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1268,7 +1297,7 @@ func (_ Unimplemented) IssueTaskCredentials(w http.ResponseWriter, r *http.Reque
 
 // EndTask End a task, and all that it and the tasks below it hold
 // (POST /v1/tasks/{task_id}/end)
-func (_ Unimplemented) EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+func (_ Unimplemented) EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID, params EndTaskParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1763,6 +1792,19 @@ func (siw *ServerInterfaceWrapper) ListCredentials(w http.ResponseWriter, r *htt
 		return
 	}
 
+	// ------------- Optional query parameter "caller" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "caller", r.URL.Query(), &params.Caller, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "caller"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "caller", Err: err})
+		}
+		return
+	}
+
 	// ------------- Optional query parameter "status" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
@@ -2247,8 +2289,24 @@ func (siw *ServerInterfaceWrapper) GetTask(w http.ResponseWriter, r *http.Reques
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetTaskParams
+
+	// ------------- Optional query parameter "caller" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "caller", r.URL.Query(), &params.Caller, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "caller"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "caller", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetTask(w, r, taskID)
+		siw.Handler.GetTask(w, r, taskID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2323,8 +2381,24 @@ func (siw *ServerInterfaceWrapper) EndTask(w http.ResponseWriter, r *http.Reques
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EndTaskParams
+
+	// ------------- Optional query parameter "caller" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "caller", r.URL.Query(), &params.Caller, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "caller"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "caller", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.EndTask(w, r, taskID)
+		siw.Handler.EndTask(w, r, taskID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3446,6 +3520,7 @@ func (response ListProfilesdefaultApplicationProblemPlusJSONResponse) VisitListP
 
 type GetTaskRequestObject struct {
 	TaskID TaskID `json:"task_id"`
+	Params GetTaskParams
 }
 
 type GetTaskResponseObject interface {
@@ -3530,6 +3605,7 @@ func (response IssueTaskCredentialsdefaultApplicationProblemPlusJSONResponse) Vi
 
 type EndTaskRequestObject struct {
 	TaskID TaskID `json:"task_id"`
+	Params EndTaskParams
 	Body   *EndTaskJSONRequestBody
 }
 
@@ -4293,10 +4369,11 @@ func (sh *strictHandler) ListProfiles(w http.ResponseWriter, r *http.Request) {
 }
 
 // GetTask operation middleware
-func (sh *strictHandler) GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+func (sh *strictHandler) GetTask(w http.ResponseWriter, r *http.Request, taskID TaskID, params GetTaskParams) {
 	var request GetTaskRequestObject
 
 	request.TaskID = taskID
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.GetTask(ctx, request.(GetTaskRequestObject))
@@ -4353,10 +4430,11 @@ func (sh *strictHandler) IssueTaskCredentials(w http.ResponseWriter, r *http.Req
 }
 
 // EndTask operation middleware
-func (sh *strictHandler) EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID) {
+func (sh *strictHandler) EndTask(w http.ResponseWriter, r *http.Request, taskID TaskID, params EndTaskParams) {
 	var request EndTaskRequestObject
 
 	request.TaskID = taskID
+	request.Params = params
 
 	var body EndTaskJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {

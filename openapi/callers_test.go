@@ -169,7 +169,7 @@ func TestIssueAndRead(t *testing.T) {
 	}
 	read := a.credential(a.call("orch", "GET", "/v1/credentials/"+c.ID, ""), http.StatusOK)
 	want := openapi.Credential{
-		ID: c.ID, Version: c.Version, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider, Scopes: c.Scopes,
+		ID: c.ID, Version: c.Version, TaskID: c.TaskID, Caller: c.Caller, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider, Scopes: c.Scopes,
 		Metadata: c.Metadata, Status: c.Status, IssuedAt: c.IssuedAt, ExpiresAt: c.ExpiresAt, RefreshAfter: c.RefreshAfter,
 		UpstreamExpiresAt: c.UpstreamExpiresAt, Revocation: c.Revocation, Trace: c.Trace,
 	}

@@ -44,7 +44,8 @@ func (s *server) ListCredentials(ctx context.Context, r ListCredentialsRequestOb
 		return nil, invalid(broker.Fault{Pointer: "/query/cursor", Reason: "is not a cursor that this API gave"})
 	}
 	list, err := s.Broker.List(ctx, *callerOf(ctx), broker.Filter{
-		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Profile: value(p.Profile), State: broker.State(value(p.Status)),
+		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Profile: value(p.Profile), Caller: value(p.Caller),
+		State:  broker.State(value(p.Status)),
 		Before: broker.CredentialID(before), Limit: limit + 1,
 	})
 	if err != nil {
@@ -110,8 +111,8 @@ func (s *server) credential(c broker.Credential) Credential {
 		trace = map[string]string{}
 	}
 	return Credential{
-		ID: string(c.ID), Version: v.Number, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
-		Scopes: c.Scopes, Metadata: c.Metadata, Status: Status(v.State),
+		ID: string(c.ID), Version: v.Number, TaskID: c.TaskID, Caller: c.Caller, AgentID: c.AgentID,
+		Profile: c.Profile, Provider: c.Provider, Scopes: c.Scopes, Metadata: c.Metadata, Status: Status(v.State),
 		IssuedAt: v.IssuedAt, ExpiresAt: v.ExpiresAt, RefreshAfter: broker.RefreshAfter(v.IssuedAt, v.ExpiresAt),
 		UpstreamExpiresAt: v.UpstreamExpiresAt, UsableAfter: v.UsableAfter(), EndedAt: v.EndedAt, Cause: string(v.Cause), Reason: v.Reason, Trace: trace,
 		Revocation: Revocation{
@@ -126,7 +127,7 @@ func (s *server) credential(c broker.Credential) Credential {
 func (s *server) issued(i broker.Issued) IssuedCredential {
 	c := s.credential(i.Credential)
 	out := IssuedCredential{
-		ID: c.ID, Version: c.Version, TaskID: c.TaskID, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
+		ID: c.ID, Version: c.Version, TaskID: c.TaskID, Caller: c.Caller, AgentID: c.AgentID, Profile: c.Profile, Provider: c.Provider,
 		Scopes: c.Scopes, Metadata: c.Metadata, Status: c.Status, IssuedAt: c.IssuedAt, ExpiresAt: c.ExpiresAt,
 		RefreshAfter: c.RefreshAfter, UpstreamExpiresAt: c.UpstreamExpiresAt, UsableAfter: c.UsableAfter, Revocation: c.Revocation, Trace: c.Trace,
 		TaskToken: i.Secret.TaskToken.Reveal(),

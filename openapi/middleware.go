@@ -2,11 +2,9 @@ package openapi
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -101,24 +99,13 @@ func (s *server) recoverPanic(next http.Handler) http.Handler {
 			if v == http.ErrAbortHandler { //nolint:errorlint // the server compares it so
 				panic(v)
 			}
-			s.Logger.ErrorContext(r.Context(), "panic", "type", fmt.Sprintf("%T", v), "stack", framesOnly(debug.Stack()),
+			p := broker.NewPanicError(v)
+			s.Logger.ErrorContext(r.Context(), "panic", "type", p.Type, "stack", p.Stack,
 				"request_id", callerOf(r.Context()).RequestID)
 			s.problem(w, r, broker.Errorf(broker.CodeUnavailable, "the broker failed unexpectedly"))
 		}()
 		next.ServeHTTP(w, r)
 	})
-}
-
-// framesOnly keeps the stack's places and drops the lines that name functions with their arguments, and the first line
-// of a panic, which quotes its value.
-func framesOnly(stack []byte) []string {
-	var places []string
-	for line := range strings.Lines(string(stack)) {
-		if place, ok := strings.CutPrefix(line, "\t"); ok {
-			places = append(places, strings.TrimSpace(place))
-		}
-	}
-	return places
 }
 
 func limitBody(next http.Handler) http.Handler {

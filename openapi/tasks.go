@@ -9,7 +9,7 @@ import (
 
 // GetTask implements StrictServerInterface.
 func (s *server) GetTask(ctx context.Context, r GetTaskRequestObject) (GetTaskResponseObject, error) {
-	view, err := s.Broker.Task(ctx, *callerOf(ctx), r.TaskID)
+	view, err := s.Broker.Task(ctx, *callerOf(ctx), r.TaskID, value(r.Params.Caller))
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +22,7 @@ func (s *server) EndTask(ctx context.Context, r EndTaskRequestObject) (EndTaskRe
 	if r.Body != nil {
 		outcome = r.Body.Outcome
 	}
-	view, err := s.Broker.EndTask(ctx, *callerOf(ctx), r.TaskID, outcome)
+	view, err := s.Broker.EndTask(ctx, *callerOf(ctx), r.TaskID, value(r.Params.Caller), outcome)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,8 @@ func (s *server) IssueTaskCredentials(ctx context.Context, r IssueTaskCredential
 
 func (s *server) task(view broker.TaskView) Task {
 	t := Task{
-		TaskID: view.ID, ParentTaskID: view.Parent, Status: Open, EndedAt: view.EndedAt, Outcome: view.Outcome,
+		TaskID: view.ID, Caller: view.Caller, ParentTaskID: view.Parent,
+		Status: Open, EndedAt: view.EndedAt, Outcome: view.Outcome,
 		Credentials: make([]Credential, 0, len(view.Credentials)), HasMore: view.HasMore,
 	}
 	if !view.EndedAt.IsZero() {

@@ -31,6 +31,30 @@ type section interface {
 	ScopeNames() []string
 }
 
+// Templates lists, by their pointers, the texts in which the named provider puts what a request says, so that its resources
+// are told apart. Of those under one pointer it is enough that one tells them apart.
+func (c Config) Templates(name string) map[string][]broker.Template {
+	s, _ := c.section(name)
+	if t, ok := s.(interface {
+		Templates() map[string][]broker.Template
+	}); ok {
+		return t.Templates()
+	}
+	return nil
+}
+
+// Environment lists the variables of the process's environment that the named provider's clients obey, and those of its
+// vendor's that have no effect on them. It reads no value.
+func (c Config) Environment(name string) (obeyed, ignored []string) {
+	s, _ := c.section(name)
+	if e, ok := s.(interface {
+		Environment() (obeyed, ignored []string)
+	}); ok {
+		return e.Environment()
+	}
+	return nil, nil
+}
+
 func (c Config) section(name string) (section, error) {
 	sections := map[string]section{}
 	if c.AWS != nil {

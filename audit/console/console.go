@@ -26,7 +26,7 @@ type Record interface {
 type Ledger interface {
 	Credentials(ctx context.Context, f broker.Filter) ([]broker.Credential, error)
 	VersionsOf(ctx context.Context, id broker.CredentialID, limit int) ([]broker.Credential, error)
-	VersionsOfTask(ctx context.Context, id string, limit int) ([]broker.Credential, error)
+	VersionsOfTask(ctx context.Context, caller, id string, limit int) ([]broker.Credential, error)
 }
 
 // Tasks finds the tasks of that id: every caller's where caller is empty.

@@ -106,10 +106,11 @@ func (c *console) line(list []version) timeline {
 	return draw(spans, c.Clock(), time.Time{})
 }
 
-// taskPage is one task, whoever's.
+// taskPage is one caller's task. If several callers use the id and none was named, it only lists them.
 type taskPage struct {
 	ID       string
 	Tasks    []broker.Task
+	Choose   bool
 	Versions []version
 	More     bool
 	Line     timeline
@@ -122,11 +123,22 @@ func (c *console) task(ctx context.Context, r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	p := taskPage{ID: id, All: "/console/events?" + url.Values{"task_id": {id}}.Encode()}
-	if p.Tasks, err = c.Tasks.FindTasks(ctx, "", id); err != nil {
+	owner, err := field(r, "caller")
+	if err != nil {
 		return view{}, err
 	}
-	list, err := c.Ledger.VersionsOfTask(ctx, id, maxVersions)
+	p := taskPage{ID: id, All: "/console/events?" + url.Values{"task_id": {id}}.Encode()}
+	if p.Tasks, err = c.Tasks.FindTasks(ctx, owner, id); err != nil {
+		return view{}, err
+	}
+	fields := map[string]string{"task_id": id, "caller": owner}
+	if p.Choose = len(p.Tasks) > 1; p.Choose {
+		return view{Title: "Task " + id, Template: "task", Data: p, Asked: asked("task", true, fields)}, nil
+	}
+	if len(p.Tasks) == 1 {
+		owner = p.Tasks[0].Caller
+	}
+	list, err := c.Ledger.VersionsOfTask(ctx, owner, id, maxVersions)
 	if err != nil {
 		return view{}, err
 	}
@@ -135,14 +147,14 @@ func (c *console) task(ctx context.Context, r *http.Request) (view, error) {
 	if p.Versions, err = c.versions(ctx, list, q); err != nil {
 		return view{}, err
 	}
-	found, _, err := c.find(ctx, q)
+	found, err := c.eventsOfTask(ctx, id, owner, list)
 	if err == nil {
 		p.Table, err = c.table(ctx, r, found, q)
 	}
 	p.Table.Caption = "The task's newest events"
 	p.Line = c.line(p.Versions)
 	known := id != "" && len(p.Tasks)+len(found) > 0
-	v := view{Title: "Task " + id, Template: "task", Data: p, Asked: asked("task", known, map[string]string{"task_id": id}),
+	v := view{Title: "Task " + id, Template: "task", Data: p, Asked: asked("task", known, fields),
 		Sheets: map[string]sheet{"versions": versionSheet(p.Versions), "events": eventSheet(found)}}
 	if !known {
 		v.Title, v.Template, v.Data = "Task", "nothing", nothing{"task", id}
@@ -150,6 +162,52 @@ func (c *console) task(ctx context.Context, r *http.Request) (view, error) {
 		v.Pace = 1
 	}
 	return v, err
+}
+
+// eventsOfTask is the newest events of one caller's task, without those of other callers' tasks of the same id. list is
+// versions of the owner's task. An owner of "" takes every event: only the record knows the task.
+func (c *console) eventsOfTask(ctx context.Context, id, owner string, list []broker.Credential) ([]entry, error) {
+	q := audit.Query{TaskID: id, Limit: pageSize}
+	all, err := c.Tasks.FindTasks(ctx, "", id)
+	if err != nil {
+		return nil, err
+	}
+	if owner == "" || len(all) == 1 && all[0].Caller == owner {
+		found, _, err := c.find(ctx, q)
+		return found, err
+	}
+	own := map[string]bool{}
+	for _, cr := range list {
+		own[string(cr.ID)] = true
+	}
+	q.Limit = audit.MaxPage
+	found, _, err := c.find(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	var kept []entry
+	for _, e := range found {
+		if e.CredentialID != "" {
+			is, known := own[e.CredentialID]
+			if !known {
+				of, err := c.Ledger.VersionsOf(ctx, broker.CredentialID(e.CredentialID), 1)
+				if err != nil {
+					return nil, err
+				}
+				is = len(of) == 1 && of[0].Caller == owner
+				own[e.CredentialID] = is
+			}
+			if !is {
+				continue
+			}
+		} else if of := e.Trace[broker.TraceTaskCaller]; of != owner && (of != "" || e.Caller.Name != owner) {
+			continue
+		}
+		if kept = append(kept, e); len(kept) == pageSize {
+			break
+		}
+	}
+	return kept, nil
 }
 
 // nothing is the page of what is not there.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/openapi"
 )
 
 var rows = regexp.MustCompile(`(?s)<tr id="(evt_[^"]+)".*?<span class="type [^"]*">([^<]+)</span>`)
@@ -157,6 +158,49 @@ func TestHostileWords(t *testing.T) {
 	}
 	if body := v.see("/console/events"); !strings.Contains(body, "&lt;script&gt;alert(1)&lt;/script&gt;") || !strings.Contains(body, `\u202e\u200b`) {
 		t.Error("what was said is not shown at all")
+	}
+}
+
+// Two callers' tasks of one id have a page each: nothing of the one is on the other's.
+func TestTaskPageOfTwoCallers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	mine := r.issue("aws", "t", "read")
+	secret, _, err := r.callers.Create(t.Context(), broker.Caller{Name: "test"}, "other", broker.RoleOrchestrator, time.Hour)
+	must(t, err)
+	r.tokens["other"] = secret.Reveal()
+	status, answer := r.api("other", "POST", "/v1/credentials", `{"task_id":"t","agent_id":"agent-17","profile":"aws","scopes":["read"]}`)
+	if status != 201 {
+		t.Fatal(status, answer)
+	}
+	var theirs openapi.IssuedCredential
+	if err := json.Unmarshal([]byte(answer), &theirs); err != nil {
+		t.Fatal(err)
+	}
+	if status, answer := r.api("ops", "POST", "/v1/tasks/t/end?caller=other", `{"outcome":"stopped"}`); status/100 != 2 {
+		t.Fatal(status, answer)
+	}
+	v := r.enter("aud")
+	choice := v.see("/console/task?id=t")
+	for _, owner := range []string{"orch", "other"} {
+		if !strings.Contains(choice, `href="/console/task?id=t&amp;caller=`+owner+`"`) {
+			t.Errorf("%s is no choice: %s", owner, choice)
+		}
+	}
+	if strings.Contains(choice, mine.ID) || strings.Contains(choice, theirs.ID) {
+		t.Error("the choice shows credentials")
+	}
+	first, second := v.see("/console/task?id=t&caller=orch"), v.see("/console/task?id=t&caller=other")
+	for _, c := range []struct{ body, with, without string }{{first, mine.ID, theirs.ID}, {second, theirs.ID, mine.ID}} {
+		if !strings.Contains(c.body, c.with) || strings.Contains(c.body, c.without) {
+			t.Errorf("the page of %s: %s", c.with, c.body)
+		}
+	}
+	if strings.Contains(first, "task.ended") || !strings.Contains(second, "task.ended") {
+		t.Error("the end of other's task is not on its page alone")
+	}
+	if body := v.see("/console/task?id=t&caller=nobody"); !strings.Contains(body, "There is no such") {
+		t.Errorf("of nobody: %s", body)
 	}
 }
 

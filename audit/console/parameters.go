@@ -17,7 +17,7 @@ var parameters = map[string][]string{
 	"/console/events":      append([]string{"since", "until", "order", "limit", "cursor"}, filters...),
 	"/console/credentials": {"task_id", "agent_id", "profile", "caller", "state", "before"},
 	"/console/credential":  {"id"},
-	"/console/task":        {"id"},
+	"/console/task":        {"id", "caller"},
 	"/console/trace":       {"q", "at"},
 	"/console/tree":        {},
 	"/console/event":       {"id"},

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 
@@ -23,26 +22,15 @@ type S3 struct {
 	Prefix string // empty, or ends in /
 }
 
-// OpenS3 takes s3://bucket/prefix. The SDK finds the credentials where it runs, and the region if it is empty. An
-// endpoint is that of a server that is not AWS.
-func OpenS3(ctx context.Context, at, region, endpoint string) (S3, error) {
+// OpenS3 takes s3://bucket/prefix, and a configuration of the SDK. One with an endpoint is for a server that is not AWS.
+func OpenS3(at string, cfg aws.Config) (S3, error) {
 	u, err := url.Parse(at)
 	if err != nil || u.Scheme != "s3" || u.Host == "" {
 		return S3{}, errors.New("not a bucket, s3://BUCKET/PREFIX")
 	}
-	var options []func(*config.LoadOptions) error
-	if region != "" {
-		options = append(options, config.WithRegion(region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, options...)
-	if err != nil {
-		return S3{}, fmt.Errorf("finding the credentials for the bucket: %w", err)
-	}
 	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.DisableLogOutputChecksumValidationSkipped = true // it goes past our log, and a note bears its own signature
-		if endpoint != "" {
-			o.BaseEndpoint, o.UsePathStyle = &endpoint, true
-		}
+		o.UsePathStyle = cfg.BaseEndpoint != nil
 	})
 	prefix := strings.Trim(u.Path, "/")
 	if prefix != "" {

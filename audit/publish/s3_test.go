@@ -124,12 +124,12 @@ func TestS3(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	for at, want := range map[string]string{"s3://b": "", "s3://b/": "", "s3://b/p": "p/", "s3://b/p/q/": "p/q/"} {
-		if opened, err := publish.OpenS3(t.Context(), at, "eu-west-1", ""); err != nil || opened.Bucket != "b" || opened.Prefix != want {
+		if opened, err := publish.OpenS3(at, aws.Config{Region: "eu-west-1"}); err != nil || opened.Bucket != "b" || opened.Prefix != want {
 			t.Errorf("%s: %+v, %v", at, opened, err)
 		}
 	}
 	for _, at := range []string{"", "b", "https://b/p", "s3:///p"} {
-		if _, err := publish.OpenS3(t.Context(), at, "eu-west-1", ""); err == nil {
+		if _, err := publish.OpenS3(at, aws.Config{Region: "eu-west-1"}); err == nil {
 			t.Errorf("%q is a bucket", at)
 		}
 	}

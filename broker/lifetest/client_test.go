@@ -272,7 +272,7 @@ func (c caller) lookTask(id string) reply {
 	c.t.Helper()
 	api, ctx, cancel := c.api()
 	defer cancel()
-	a, err := api.GetTaskWithResponse(ctx, id)
+	a, err := api.GetTaskWithResponse(ctx, id, nil)
 	if err != nil {
 		return c.base(err, nil, nil)
 	}
@@ -285,7 +285,7 @@ func (c caller) endTask(id string) reply {
 	c.t.Helper()
 	api, ctx, cancel := c.api()
 	defer cancel()
-	a, err := api.EndTaskWithResponse(ctx, id, client.EndTaskRequest{Outcome: "done"})
+	a, err := api.EndTaskWithResponse(ctx, id, nil, client.EndTaskRequest{Outcome: "done"})
 	if err != nil {
 		return c.base(err, nil, nil)
 	}

@@ -87,7 +87,7 @@ func TestOperatorEndsEveryCallersTask(t *testing.T) {
 	r.exec(`INSERT INTO credentials (id, caller, task_id, agent_id, profile, provider, requested, scopes, metadata, ttl_ms, created_at)
 		SELECT 'crd_v' || lpad(i::text, 25, '0'), 'caller-' || i, 't1', 'agent-1', 'pool', 'pool', '{read}', '{read}', '{}', 60000, now()
 		FROM generate_series(1, $1::int) i`, callers)
-	if _, err := r.replicas[0].broker.EndTask(t.Context(), broker.Caller{Name: "ops", Role: broker.RoleOperator}, "t1", ""); err != nil {
+	if _, err := r.replicas[0].broker.EndTask(t.Context(), broker.Caller{Name: "ops", Role: broker.RoleOperator}, "t1", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	if n := one[int](r, "SELECT count(*)::int FROM tasks WHERE id = 't1' AND ended_at IS NOT NULL"); n != callers {

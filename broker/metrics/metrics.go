@@ -24,6 +24,7 @@ type Metrics struct {
 	lag      *prometheus.HistogramVec
 	requests *prometheus.HistogramVec
 	levels   *prometheus.GaugeVec
+	runner   *broker.Runner // nil until WatchRunner
 }
 
 // Ledger tells what only the database knows: how many versions are in trouble, how many keys are in which state.
@@ -42,8 +43,7 @@ func New(ledger Ledger) *Metrics {
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f := promauto.With(r)
 	buckets := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
-	r.MustRegister(fromLedger{ledger})
-	return &Metrics{
+	m := &Metrics{
 		registry: r,
 		phase: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "taskpass_issue_phase_seconds", Buckets: buckets,
@@ -65,6 +65,8 @@ func New(ledger Ledger) *Metrics {
 			Name: "taskpass_http_request_seconds", Buckets: buckets, Help: "HTTP requests by route and status.",
 		}, []string{"route", "method", "status"}),
 	}
+	r.MustRegister(guarded{fromLedger{ledger}, m})
+	return m
 }
 
 // Phase implements broker.Observer.

@@ -166,3 +166,26 @@ func TestTree(t *testing.T) {
 		t.Error(ours(text))
 	}
 }
+
+// panickyLedger panics at its first scrape.
+type panickyLedger struct {
+	ledger
+	once *sync.Once
+}
+
+func (l panickyLedger) Fill(ctx context.Context) (map[string]float64, error) {
+	l.once.Do(func() { panic("C4n4ry") })
+	return l.ledger.Fill(ctx)
+}
+
+// The registry collects in goroutines of its own: a panic there costs one scrape its series, is counted, and ends nothing.
+func TestACollectorThatPanics(t *testing.T) {
+	t.Parallel()
+	m, r := metrics.New(panickyLedger{once: &sync.Once{}}), broker.NewRunner(nil)
+	m.WatchRunner(r)
+	_ = r.Do(t.Context(), "sweep", func() error { panic(1) })
+	if text := scrape(t, m); strings.Contains(text, "C4n4ry") || strings.Contains(text, "taskpass_ledger_up") || !strings.Contains(text, `taskpass_panics_total{in="sweep"} 1`) {
+		t.Errorf("the first scrape: %s", ours(text))
+	}
+	want(t, scrape(t, m), "taskpass_ledger_up 1", `taskpass_panics_total{in="metrics"} 1`)
+}

@@ -20,7 +20,7 @@ type TreeState struct {
 
 // WatchTree reads the tree's state at each scrape.
 func (m *Metrics) WatchTree(read func(context.Context) (TreeState, error)) {
-	m.registry.MustRegister(fromTree(read))
+	m.registry.MustRegister(guarded{fromTree(read), m})
 }
 
 var (

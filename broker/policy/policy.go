@@ -99,11 +99,14 @@ func reasonForIDs(no *refusal, rules []broker.Rule, r broker.Request) {
 	}
 }
 
-// Visible implements broker.Policy.
+// Visible implements broker.Policy. For a task's own token only rules that take its task count.
 func (Policy) Visible(caller broker.Caller, p broker.Profile) ([]string, bool) {
 	var scopes []string
 	for _, s := range p.Scopes {
-		if slices.ContainsFunc(p.Allow, func(rule broker.Rule) bool { return matches(rule.Callers, caller.Name) && covers(rule, s) }) {
+		if slices.ContainsFunc(p.Allow, func(rule broker.Rule) bool {
+			return matches(rule.Callers, caller.Name) && covers(rule, s) &&
+				(caller.Role != broker.RoleAgent || matchesOrAny(rule.Tasks, caller.TaskID))
+		}) {
 			scopes = append(scopes, s)
 		}
 	}

@@ -66,6 +66,7 @@ var errOnlyExec = errors.New("store: only statements without an answer can share
 // by one: only the bad one fails (P11).
 type committer struct {
 	pool  *pgxpool.Pool
+	run   *broker.Runner
 	queue chan *write
 	stop  context.CancelFunc
 	ctx   context.Context
@@ -76,11 +77,11 @@ type committer struct {
 
 var errClosed = errors.New("the ledger is closed")
 
-func newCommitter(pool *pgxpool.Pool) *committer {
-	c := &committer{pool: pool, queue: make(chan *write, maxGroup), ended: make(chan struct{})}
+func newCommitter(pool *pgxpool.Pool, run *broker.Runner) *committer {
+	c := &committer{pool: pool, run: run, queue: make(chan *write, maxGroup), ended: make(chan struct{})}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	for range flushers {
-		c.wg.Go(c.run)
+		c.wg.Go(func() { run.Loop(c.ctx, "group committer", func(context.Context) { c.work() }) })
 	}
 	return c
 }
@@ -117,7 +118,7 @@ func (c *committer) commit(ctx context.Context, w *write) error {
 	}
 }
 
-func (c *committer) run() {
+func (c *committer) work() {
 	group := make([]*write, 0, maxGroup)
 	for {
 		group = group[:0]
@@ -144,17 +145,23 @@ func (c *committer) flush(group []*write) {
 	if len(group) == 0 {
 		return
 	}
-	err := c.send(group)
+	err := c.try(group)
 	var refused *pgconn.PgError
-	if len(group) > 1 && errors.As(err, &refused) {
+	var panicked *broker.PanicError
+	if len(group) > 1 && (errors.As(err, &refused) || errors.As(err, &panicked)) {
 		for _, w := range group {
-			w.done <- c.send([]*write{w})
+			w.done <- c.try([]*write{w})
 		}
 		return
 	}
 	for _, w := range group {
 		w.done <- err
 	}
+}
+
+// try sends a group. A write that makes it panic fails like one that PostgreSQL refuses.
+func (c *committer) try(group []*write) error {
+	return c.run.Do(c.ctx, "group committer", func() error { return c.send(group) })
 }
 
 // send is one round trip: a batch without explicit transaction control is one implicit transaction.

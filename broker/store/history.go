@@ -12,21 +12,20 @@ import (
 // What the auditor's pages show of the ledger beside single credentials.
 
 const everyVersion = "SELECT " + credentialColumns + ", " + versionColumns + `
-FROM credentials c JOIN versions v ON v.credential_id = c.id WHERE %s = $1 ORDER BY c.id DESC, v.number DESC LIMIT $2`
+FROM credentials c JOIN versions v ON v.credential_id = c.id WHERE %s ORDER BY c.id DESC, v.number DESC LIMIT $2`
 
 // VersionsOf lists a credential's versions, whatever became of them, the newest first; at most limit.
 func (s *Store) VersionsOf(ctx context.Context, id broker.CredentialID, limit int) ([]broker.Credential, error) {
-	return s.versions(ctx, "c.id", string(id), limit)
+	return s.versions(ctx, "c.id = $1", string(id), limit)
 }
 
-// VersionsOfTask lists the versions of all credentials of the tasks of that id, every caller's, the newest credential first;
-// at most limit.
-func (s *Store) VersionsOfTask(ctx context.Context, id string, limit int) ([]broker.Credential, error) {
-	return s.versions(ctx, "c.task_id", id, limit)
+// VersionsOfTask lists the versions of all credentials of one caller's task, the newest credential first; at most limit.
+func (s *Store) VersionsOfTask(ctx context.Context, caller, id string, limit int) ([]broker.Credential, error) {
+	return s.versions(ctx, "c.task_id = $1 AND c.caller = $3", id, limit, caller)
 }
 
-func (s *Store) versions(ctx context.Context, column, value string, limit int) ([]broker.Credential, error) {
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(everyVersion, column), value, limit)
+func (s *Store) versions(ctx context.Context, where, value string, limit int, more ...any) ([]broker.Credential, error) {
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(everyVersion, where), append([]any{value, limit}, more...)...)
 	if err != nil {
 		return nil, err
 	}

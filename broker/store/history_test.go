@@ -33,11 +33,11 @@ func TestVersionsOf(t *testing.T) {
 			}
 		}
 	}
-	got, err := s.VersionsOfTask(t.Context(), "task-0", 10)
+	got, err := s.VersionsOfTask(t.Context(), "orchestrator", "task-0", 10)
 	if err != nil || fmt.Sprint(numbered(got)) != fmt.Sprint(want) {
 		t.Errorf("of a task: %v, want %v, %v", numbered(got), want, err)
 	}
-	if got, err = s.VersionsOfTask(t.Context(), "task-0", 2); err != nil || fmt.Sprint(numbered(got)) != fmt.Sprint(want[:2]) {
+	if got, err = s.VersionsOfTask(t.Context(), "orchestrator", "task-0", 2); err != nil || fmt.Sprint(numbered(got)) != fmt.Sprint(want[:2]) {
 		t.Errorf("the newest two: %v, %v", numbered(got), err)
 	}
 	if got, err = s.VersionsOf(t.Context(), "crd_none", 10); err != nil || len(got) > 0 {

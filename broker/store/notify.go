@@ -33,21 +33,23 @@ type watchers struct {
 	each []func(broker.CredentialID) // are called with every id, and an empty one for all
 }
 
-func newWatchers(pool *pgxpool.Pool) *watchers {
+func newWatchers(pool *pgxpool.Pool, runner *broker.Runner) *watchers {
 	w := &watchers{pool: pool, by: map[broker.CredentialID]map[chan struct{}]struct{}{}}
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop = stop
-	w.wg.Go(func() {
-		for ctx.Err() == nil {
-			_ = w.listen(ctx) // whatever it was, it is tried again
-			w.wakeAll()
-			select {
-			case <-ctx.Done():
-			case <-time.After(reconnectPause):
-			}
-		}
-	})
+	w.wg.Go(func() { runner.Loop(ctx, "notify listener", w.run) })
 	return w
+}
+
+func (w *watchers) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		_ = w.listen(ctx) // whatever it was, it is tried again
+		w.wakeAll()
+		select {
+		case <-ctx.Done():
+		case <-time.After(reconnectPause):
+		}
+	}
 }
 
 func (w *watchers) close() {

@@ -32,6 +32,7 @@ type Config struct {
 	ReadConns int32            // for lists and searches, see Reading; zero: 4
 	Logger    *slog.Logger     // nil: nothing is logged
 	Clock     func() time.Time // the process's own clock; nil: time.Now
+	Runner    *broker.Runner   // of its goroutines; nil: one with Logger
 }
 
 // Store is the ledger. It is safe for concurrent use; close it when done.
@@ -60,6 +61,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
+	if cfg.Runner == nil {
+		cfg.Runner = broker.NewRunner(cfg.Logger)
+	}
 	pool, err := postgres.Open(ctx, postgres.Config{URL: cfg.URL, From: cfg.From, MaxConns: cfg.MaxConns})
 	if err != nil {
 		return nil, err
@@ -69,8 +73,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &Store{pool: pool, separate: separate, q: db.New(pool), committer: newCommitter(pool),
-		watchers: newWatchers(pool), logger: cfg.Logger,
+	return &Store{pool: pool, separate: separate, q: db.New(pool), committer: newCommitter(pool, cfg.Runner),
+		watchers: newWatchers(pool, cfg.Runner), logger: cfg.Logger,
 		locking: postgres.Config{URL: cfg.URL, From: cfg.From, Name: "taskpass lock", Statement: lockLimit},
 		locks:   make(chan struct{}, cfg.MaxConns), takes: &turns{}, clock: &clock{local: cfg.Clock}}, nil
 }

@@ -29,6 +29,9 @@ func (c *checkConfigCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range file.Warnings() {
+		_, _ = fmt.Fprintf(e.stderr, "warning: %s\n", w)
+	}
 	profiles := "1 profile"
 	if n := len(file.Profiles); n != 1 {
 		profiles = fmt.Sprintf("%d profiles", n)

@@ -98,7 +98,7 @@ func (s *story) endTask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := api.EndTaskWithResponse(ctx, demoTask, client.EndTaskRequest{Outcome: "succeeded"})
+	answer, err := api.EndTaskWithResponse(ctx, demoTask, nil, client.EndTaskRequest{Outcome: "succeeded"})
 	if err != nil {
 		return err
 	}

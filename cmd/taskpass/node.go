@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,6 +36,7 @@ const (
 type node struct {
 	file    *config.File
 	logger  *slog.Logger
+	runner  *broker.Runner
 	store   *store.Store
 	sealer  broker.Sealer
 	broker  *broker.Broker
@@ -46,8 +46,6 @@ type node struct {
 	limits  *broker.Concurrency // of the API and the console
 	tree    *auditTree          // nil: nothing is signed
 	schema  int64
-
-	profiles broker.Profiles // as opened
 
 	stopping context.Context // done when it begins to stop
 	stop     context.CancelFunc
@@ -67,13 +65,13 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	if err != nil {
 		return nil, err
 	}
-	n = &node{file: file, logger: logger, sealer: sealer}
+	n = &node{file: file, logger: logger, runner: broker.NewRunner(logger), sealer: sealer}
 	n.stopping, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if n.schema, err = migrations.Latest(); err != nil {
 		return nil, err
 	}
 	n.store, err = store.Open(ctx, store.Config{
-		URL: url, From: "database.url (" + string(file.Database.URL) + ")", Logger: logger,
+		URL: url, From: "database.url (" + string(file.Database.URL) + ")", Logger: logger, Runner: n.runner,
 		MaxConns: int32(file.Database.MaxConnections), ReadConns: int32(file.Database.ReadConnections), //nolint:gosec // checked: at most 1000
 	})
 	if err != nil {
@@ -97,15 +95,16 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	}
 	defer func() {
 		if err != nil {
-			closeProviders(profiles)
+			_ = profiles.Close() // on the way out
 		}
 	}()
-	n.profiles = profiles
 	watch := metrics.New(n.store.Reading())
 	watch.WatchClock(n.store.ClockDifference)
+	watch.WatchRunner(n.runner)
 	n.broker, err = broker.New(broker.Config{
-		Ledger: n.store, Lists: n.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles, Limits: file.Limits.Broker(),
-		Observer: watch, Logger: logger, UpstreamTimeout: file.UpstreamTimeout, Reached: reached, Clock: n.store.Now,
+		Ledger: n.store, Lists: n.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Profiles: profiles,
+		Limits: file.Limits.Broker(), Observer: watch, Logger: logger, Runner: n.runner,
+		UpstreamTimeout: file.UpstreamTimeout, Reached: reached, Clock: n.store.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -142,18 +141,11 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	return n, n.broker.ConfigLoaded(ctx, file.Fingerprint())
 }
 
-// closeProviders ends the connections of the providers that keep some.
-func closeProviders(profiles broker.Profiles) {
-	for _, p := range profiles {
-		if c, ok := p.Upstream.(io.Closer); ok {
-			_ = c.Close() // on the way out
-		}
-	}
-}
-
-// close lets go of what newNode opened.
+// close closes what newNode and the reloads after it opened.
 func (n *node) close() {
-	closeProviders(n.profiles)
+	if err := n.broker.Close(); err != nil {
+		n.logger.Warn("a provider could not be closed", "error", err)
+	}
 	n.store.Close()
 }
 
@@ -170,13 +162,16 @@ func (n *node) serve(ctx context.Context, listener net.Listener) error {
 	defer n.close()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var work sync.WaitGroup
-	work.Go(func() { n.store.FollowClock(background) })
-	work.Go(func() { n.broker.Run(background) })
 	patient := postgres.Patient(background)
-	work.Go(func() { n.keepPartitions(patient) })
-	work.Go(func() { n.noteTimes(patient) })
+	loop := func(ctx context.Context, name string, run func(context.Context)) {
+		work.Go(func() { n.runner.Loop(ctx, name, run) })
+	}
+	loop(background, "clock", n.store.FollowClock)
+	loop(background, "sweeper", n.broker.Run)
+	loop(patient, "partitions", n.keepPartitions)
+	loop(patient, "time index", n.noteTimes)
 	if n.tree != nil {
-		work.Go(func() { n.tree.run(patient) })
+		work.Go(func() { n.tree.run(patient, n.runner) })
 	}
 	defer func() { stop(); work.Wait() }()
 
@@ -256,7 +251,7 @@ func (n *node) reload(ctx context.Context, file *config.File) error {
 		return err
 	}
 	if err := n.broker.SetProfiles(profiles); err != nil {
-		return err
+		return errors.Join(err, profiles.Close())
 	}
 	n.broker.SetLimits(file.Limits.Broker())
 	n.limits.Set(file.Concurrency.Broker())

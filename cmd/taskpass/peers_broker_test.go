@@ -201,7 +201,7 @@ func (b *peerBroker) start(t *testing.T, configFile string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNode(t.Context(), file, newLogger(&b.log, file.Log.Level))
+	n, err := newNode(t.Context(), file, newLogger(&b.log, file.Log.Level), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

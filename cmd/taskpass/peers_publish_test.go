@@ -19,6 +19,8 @@ import (
 
 	"github.com/taskpass/taskpass/audit/publish"
 	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/cmd/taskpass/config"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
 
 const (
@@ -57,7 +59,11 @@ func (p peers) bucket(t *testing.T, who peerAgent, at string) publish.S3 {
 	t.Setenv("AWS_ACCESS_KEY_ID", who.id)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", who.key)
 	t.Setenv("AWS_SESSION_TOKEN", who.token)
-	b, err := publish.OpenS3(t.Context(), at, peerRegion, p.url)
+	client, err := awsclient.Load(t.Context(), config.Publish{Region: peerRegion, Endpoint: p.url}.AWS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := publish.OpenS3(at, client.Config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -29,23 +30,30 @@ func (c *serveCmd) Run(e *env) error {
 	signal.Notify(hangup, syscall.SIGHUP) // before anything waits: unhandled, it would end the process
 	defer signal.Stop(hangup)
 	logger := newLogger(e.stderr, file.Log.Level)
+	warn(logger, file)
 	n, err := newNode(e.ctx, file, logger, c.WaitForDatabase)
 	if err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", file.Listen)
 	if err != nil {
-		n.store.Close()
+		n.close()
 		return err
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		c.watch(ctx, n, hangup)
+		n.runner.Loop(ctx, "reload", func(ctx context.Context) { c.watch(ctx, n, hangup) })
 	}()
 	defer func() { cancel(); <-watched }()
 	return n.serve(ctx, listener)
+}
+
+func warn(logger *slog.Logger, file *config.File) {
+	for _, w := range file.Warnings() {
+		logger.Warn("the configuration may not do what is expected", "warning", w.String())
+	}
 }
 
 // watch reloads on each SIGHUP. A file with a fault changes nothing.
@@ -58,6 +66,7 @@ func (c *serveCmd) watch(ctx context.Context, n *node, hangup <-chan os.Signal) 
 		}
 		file, err := config.Load(c.Config)
 		if err == nil {
+			warn(n.logger, file)
 			err = n.reload(ctx, file)
 		}
 		if err != nil {

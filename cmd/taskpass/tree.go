@@ -14,6 +14,7 @@ import (
 	"github.com/taskpass/taskpass/broker"
 	"github.com/taskpass/taskpass/broker/metrics"
 	"github.com/taskpass/taskpass/cmd/taskpass/config"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
 
 // auditTree is what keeps the record's tree in this process.
@@ -22,6 +23,7 @@ type auditTree struct {
 	sequencer *sequence.Sequencer
 	queues    []*publish.Queue
 	hooks     *http.Client
+	buckets   []awsclient.Client
 }
 
 // newTree opens what the configuration's audit section names; nil without one. The broker is asked for only later, when
@@ -91,10 +93,18 @@ func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, si
 		}
 		cfg.To, cfg.Name = hook, fmt.Sprintf("%d:http", i)
 	default:
-		bucket, err := publish.OpenS3(ctx, p.S3, p.Region, p.Endpoint)
+		client, err := awsclient.Load(ctx, p.AWS())
 		if err != nil {
 			return nil, err
 		}
+		if client.Region == "" {
+			return nil, errors.New("region: is required, for this machine's AWS configuration names none")
+		}
+		bucket, err := publish.OpenS3(p.S3, client.Config)
+		if err != nil {
+			return nil, err
+		}
+		t.buckets = append(t.buckets, client)
 		if cfg.Every == 0 {
 			cfg.Every = time.Minute
 		}
@@ -105,17 +115,20 @@ func (t *auditTree) destination(ctx context.Context, p config.Publish, i int, si
 
 // run works until ctx ends, and returns when everything has stopped: the sequencer first, for what it signs last is to be
 // published too.
-func (t *auditTree) run(ctx context.Context) {
+func (t *auditTree) run(ctx context.Context, runner *broker.Runner) {
 	queues, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup
 	for _, q := range t.queues {
-		wg.Go(func() { q.Run(queues) })
+		wg.Go(func() { runner.Loop(queues, "publish", q.Run) })
 	}
-	t.sequencer.Run(ctx)
+	runner.Loop(ctx, "sequencer", t.sequencer.Run)
 	stop()
 	wg.Wait()
 	t.hooks.CloseIdleConnections()
+	for _, b := range t.buckets {
+		b.Close()
+	}
 }
 
 // state is for the metrics.

@@ -57,7 +57,7 @@ func TestTheLastCheckpointIsPublished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made.run(ctx)
+	made.run(ctx, broker.NewRunner(nil))
 	if c, err := made.log.Checkpoint(t.Context()); err != nil || queue.Done().Size != c.Size || c.Size != 1 {
 		t.Errorf("signed for %d events, published for %d: %v", c.Size, queue.Done().Size, err)
 	}

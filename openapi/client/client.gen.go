@@ -480,6 +480,9 @@ type ConsistencyProof struct {
 type Credential struct {
 	AgentID string `json:"agent_id"`
 
+	// Caller The caller that it was issued to. Task and agent ids are this caller's own.
+	Caller string `json:"caller"`
+
 	// Cause Why it is ending or ended: revoked, expired, abandoned, …
 	Cause   string    `json:"cause,omitempty,omitzero"`
 	EndedAt time.Time `json:"ended_at,omitempty,omitzero"`
@@ -623,6 +626,9 @@ type IssueSeveralRequestDelivery string
 // IssuedCredential defines model for IssuedCredential.
 type IssuedCredential struct {
 	AgentID string `json:"agent_id"`
+
+	// Caller The caller that it was issued to. Task and agent ids are this caller's own.
+	Caller string `json:"caller"`
 
 	// Cause Why it is ending or ended: revoked, expired, abandoned, …
 	Cause   string    `json:"cause,omitempty,omitzero"`
@@ -893,6 +899,9 @@ type Status string
 
 // Task defines model for Task.
 type Task struct {
+	// Caller The caller that the task belongs to.
+	Caller string `json:"caller"`
+
 	// Credentials The task's own, newest first, at most 500.
 	Credentials []Credential `json:"credentials"`
 	EndedAt     time.Time    `json:"ended_at,omitempty,omitzero"`
@@ -929,6 +938,9 @@ type Key = ID
 
 // Pool The caller's own id of a task or an agent, or a name from the configuration.
 type Pool = ID
+
+// TaskCaller defines model for TaskCaller.
+type TaskCaller = string
 
 // TaskID defines model for TaskID.
 type TaskID = string
@@ -988,7 +1000,10 @@ type ListCredentialsParams struct {
 	TaskID  *string `form:"task_id,omitempty" json:"task_id,omitempty"`
 	AgentID *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
 	Profile *string `form:"profile,omitempty" json:"profile,omitempty"`
-	Status  *Status `form:"status,omitempty" json:"status,omitempty"`
+
+	// Caller Credentials of one caller, for roles that see those of others.
+	Caller *string `form:"caller,omitempty" json:"caller,omitempty"`
+	Status *Status `form:"status,omitempty" json:"status,omitempty"`
 
 	// Cursor `next_cursor` of the page before.
 	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty"`
@@ -1026,11 +1041,25 @@ type WatchCredentialParams struct {
 // ChangePoolKeyParamsAction defines parameters for ChangePoolKey.
 type ChangePoolKeyParamsAction string
 
+// GetTaskParams defines parameters for GetTask.
+type GetTaskParams struct {
+	// Caller The caller that the task belongs to. Required for auditors and operators if several callers use the task id. For
+	// other roles it can only be their own caller.
+	Caller *TaskCaller `form:"caller,omitempty" json:"caller,omitempty"`
+}
+
 // IssueTaskCredentialsParams defines parameters for IssueTaskCredentials.
 type IssueTaskCredentialsParams struct {
 	// IdempotencyKey Any text of your own, unique to this request. The same key with the same request answers the same credential for 24
 	// hours or until that ends; with another request, `idempotency_mismatch`.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// EndTaskParams defines parameters for EndTask.
+type EndTaskParams struct {
+	// Caller The caller that the task belongs to. Required for auditors and operators if several callers use the task id. For
+	// other roles it can only be their own caller.
+	Caller *TaskCaller `form:"caller,omitempty" json:"caller,omitempty"`
 }
 
 // IssueCredentialJSONRequestBody defines body for IssueCredential for application/json ContentType.
@@ -1198,7 +1227,8 @@ type ClientInterface interface {
 
 	// ListCredentials List credentials, newest first
 	//
-	// An orchestrator sees its own; an auditor and an operator see all. Never a secret.
+	// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
+	// callers may use the same task id: `caller` tells their credentials apart.
 	//
 	// Corresponds with GET /v1/credentials (the `ListCredentials` operationId).
 	ListCredentials(ctx context.Context, params *ListCredentialsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1388,13 +1418,19 @@ type ClientInterface interface {
 
 	// ListProfiles What this caller may ask for, and what each provider promises
 	//
+	// A task token sees the profiles and scopes that its caller may ask for on behalf of its task. It issues none itself.
+	//
 	// Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
 	ListProfiles(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetTask All that a task holds
 	//
+	// A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
+	// auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
+	// `caller`. A task token reads its own task and no other.
+	//
 	// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
-	GetTask(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GetTask(ctx context.Context, taskID TaskID, params *GetTaskParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// IssueTaskCredentialsWithBody Issue several credentials for one task, all or nothing
 	//
@@ -1417,22 +1453,24 @@ type ClientInterface interface {
 	// EndTaskWithBody End a task, and all that it and the tasks below it hold
 	//
 	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+	// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-	EndTaskWithBody(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	EndTaskWithBody(ctx context.Context, taskID TaskID, params *EndTaskParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// EndTask End a task, and all that it and the tasks below it hold
 	//
 	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+	// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-	EndTask(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	EndTask(ctx context.Context, taskID TaskID, params *EndTaskParams, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RedeemTicketWithBody Exchange a ticket for its secret, once
 	//
@@ -1576,7 +1614,8 @@ func (c *Client) TraceAudit(ctx context.Context, params *TraceAuditParams, reqEd
 
 // ListCredentials List credentials, newest first
 //
-// An orchestrator sees its own; an auditor and an operator see all. Never a secret.
+// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
+// callers may use the same task id: `caller` tells their credentials apart.
 //
 // Corresponds with GET /v1/credentials (the `ListCredentials` operationId).
 func (c *Client) ListCredentials(ctx context.Context, params *ListCredentialsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1956,6 +1995,8 @@ func (c *Client) ChangePoolKey(ctx context.Context, pool Pool, key Key, action C
 
 // ListProfiles What this caller may ask for, and what each provider promises
 //
+// A task token sees the profiles and scopes that its caller may ask for on behalf of its task. It issues none itself.
+//
 // Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
 func (c *Client) ListProfiles(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListProfilesRequest(c.Server)
@@ -1971,9 +2012,13 @@ func (c *Client) ListProfiles(ctx context.Context, reqEditors ...RequestEditorFn
 
 // GetTask All that a task holds
 //
+// A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
+// auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
+// `caller`. A task token reads its own task and no other.
+//
 // Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
-func (c *Client) GetTask(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetTaskRequest(c.Server, taskID)
+func (c *Client) GetTask(ctx context.Context, taskID TaskID, params *GetTaskParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTaskRequest(c.Server, taskID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2025,13 +2070,14 @@ func (c *Client) IssueTaskCredentials(ctx context.Context, taskID TaskID, params
 // EndTaskWithBody End a task, and all that it and the tasks below it hold
 //
 // Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-func (c *Client) EndTaskWithBody(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewEndTaskRequestWithBody(c.Server, taskID, contentType, body)
+func (c *Client) EndTaskWithBody(ctx context.Context, taskID TaskID, params *EndTaskParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndTaskRequestWithBody(c.Server, taskID, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2045,13 +2091,14 @@ func (c *Client) EndTaskWithBody(ctx context.Context, taskID TaskID, contentType
 // EndTask End a task, and all that it and the tasks below it hold
 //
 // Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-func (c *Client) EndTask(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewEndTaskRequest(c.Server, taskID, body)
+func (c *Client) EndTask(ctx context.Context, taskID TaskID, params *EndTaskParams, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndTaskRequest(c.Server, taskID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2665,6 +2712,18 @@ func NewListCredentialsRequest(server string, params *ListCredentialsParams) (*h
 		if params.Profile != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "profile", *params.Profile, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Caller != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "caller", *params.Caller, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -3311,7 +3370,7 @@ func NewListProfilesRequest(server string) (*http.Request, error) {
 }
 
 // NewGetTaskRequest constructs an http.Request for the GetTask method
-func NewGetTaskRequest(server string, taskID TaskID) (*http.Request, error) {
+func NewGetTaskRequest(server string, taskID TaskID, params *GetTaskParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -3334,6 +3393,33 @@ func NewGetTaskRequest(server string, taskID TaskID) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Caller != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "caller", *params.Caller, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -3407,18 +3493,18 @@ func NewIssueTaskCredentialsRequestWithBody(server string, taskID TaskID, params
 }
 
 // NewEndTaskRequest calls the generic EndTask builder with application/json body
-func NewEndTaskRequest(server string, taskID TaskID, body EndTaskJSONRequestBody) (*http.Request, error) {
+func NewEndTaskRequest(server string, taskID TaskID, params *EndTaskParams, body EndTaskJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewEndTaskRequestWithBody(server, taskID, "application/json", bodyReader)
+	return NewEndTaskRequestWithBody(server, taskID, params, "application/json", bodyReader)
 }
 
 // NewEndTaskRequestWithBody constructs an http.Request for the EndTask method, with any body, and a specified content type
-func NewEndTaskRequestWithBody(server string, taskID TaskID, contentType string, body io.Reader) (*http.Request, error) {
+func NewEndTaskRequestWithBody(server string, taskID TaskID, params *EndTaskParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -3441,6 +3527,33 @@ func NewEndTaskRequestWithBody(server string, taskID TaskID, contentType string,
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Caller != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "caller", *params.Caller, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
@@ -3610,7 +3723,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListCredentialsWithResponse List credentials, newest first
 	//
-	// An orchestrator sees its own; an auditor and an operator see all. Never a secret.
+	// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
+	// callers may use the same task id: `caller` tells their credentials apart.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3810,6 +3924,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListProfilesWithResponse What this caller may ask for, and what each provider promises
 	//
+	// A task token sees the profiles and scopes that its caller may ask for on behalf of its task. It issues none itself.
+	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
@@ -3817,10 +3933,14 @@ type ClientWithResponsesInterface interface {
 
 	// GetTaskWithResponse All that a task holds
 	//
+	// A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
+	// auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
+	// `caller`. A task token reads its own task and no other.
+	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
-	GetTaskWithResponse(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*GetTaskResponse, error)
+	GetTaskWithResponse(ctx context.Context, taskID TaskID, params *GetTaskParams, reqEditors ...RequestEditorFn) (*GetTaskResponse, error)
 
 	// IssueTaskCredentialsWithBodyWithResponse Issue several credentials for one task, all or nothing
 	//
@@ -3843,22 +3963,24 @@ type ClientWithResponsesInterface interface {
 	// EndTaskWithBodyWithResponse End a task, and all that it and the tasks below it hold
 	//
 	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+	// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-	EndTaskWithBodyWithResponse(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EndTaskResponse, error)
+	EndTaskWithBodyWithResponse(ctx context.Context, taskID TaskID, params *EndTaskParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EndTaskResponse, error)
 
 	// EndTaskWithResponse End a task, and all that it and the tasks below it hold
 	//
 	// Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+	// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+	// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-	EndTaskWithResponse(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*EndTaskResponse, error)
+	EndTaskWithResponse(ctx context.Context, taskID TaskID, params *EndTaskParams, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*EndTaskResponse, error)
 
 	// RedeemTicketWithBodyWithResponse Exchange a ticket for its secret, once
 	//
@@ -5269,7 +5391,8 @@ func (c *ClientWithResponses) TraceAuditWithResponse(ctx context.Context, params
 
 // ListCredentialsWithResponse List credentials, newest first
 //
-// An orchestrator sees its own; an auditor and an operator see all. Never a secret.
+// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
+// callers may use the same task id: `caller` tells their credentials apart.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -5583,6 +5706,8 @@ func (c *ClientWithResponses) ChangePoolKeyWithResponse(ctx context.Context, poo
 
 // ListProfilesWithResponse What this caller may ask for, and what each provider promises
 //
+// A task token sees the profiles and scopes that its caller may ask for on behalf of its task. It issues none itself.
+//
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/profiles (the `ListProfiles` operationId).
@@ -5596,11 +5721,15 @@ func (c *ClientWithResponses) ListProfilesWithResponse(ctx context.Context, reqE
 
 // GetTaskWithResponse All that a task holds
 //
+// A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
+// auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
+// `caller`. A task token reads its own task and no other.
+//
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
-func (c *ClientWithResponses) GetTaskWithResponse(ctx context.Context, taskID TaskID, reqEditors ...RequestEditorFn) (*GetTaskResponse, error) {
-	rsp, err := c.GetTask(ctx, taskID, reqEditors...)
+func (c *ClientWithResponses) GetTaskWithResponse(ctx context.Context, taskID TaskID, params *GetTaskParams, reqEditors ...RequestEditorFn) (*GetTaskResponse, error) {
+	rsp, err := c.GetTask(ctx, taskID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -5640,13 +5769,14 @@ func (c *ClientWithResponses) IssueTaskCredentialsWithResponse(ctx context.Conte
 // EndTaskWithBodyWithResponse End a task, and all that it and the tasks below it hold
 //
 // Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-func (c *ClientWithResponses) EndTaskWithBodyWithResponse(ctx context.Context, taskID TaskID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EndTaskResponse, error) {
-	rsp, err := c.EndTaskWithBody(ctx, taskID, contentType, body, reqEditors...)
+func (c *ClientWithResponses) EndTaskWithBodyWithResponse(ctx context.Context, taskID TaskID, params *EndTaskParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*EndTaskResponse, error) {
+	rsp, err := c.EndTaskWithBody(ctx, taskID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -5656,13 +5786,14 @@ func (c *ClientWithResponses) EndTaskWithBodyWithResponse(ctx context.Context, t
 // EndTaskWithResponse End a task, and all that it and the tasks below it hold
 //
 // Once answered, the end is durable. Nothing is issued for the task, or for a task below it, any more. Ending it again
-// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`.
+// changes nothing, and tells how far it has come; so does `GET /v1/tasks/{task_id}`. An operator ends the task of one
+// caller: if several callers use the id and `caller` is absent, the answer is 409 `conflict` and nothing ends.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/tasks/{task_id}/end (the `EndTask` operationId).
-func (c *ClientWithResponses) EndTaskWithResponse(ctx context.Context, taskID TaskID, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*EndTaskResponse, error) {
-	rsp, err := c.EndTask(ctx, taskID, body, reqEditors...)
+func (c *ClientWithResponses) EndTaskWithResponse(ctx context.Context, taskID TaskID, params *EndTaskParams, body EndTaskJSONRequestBody, reqEditors ...RequestEditorFn) (*EndTaskResponse, error) {
+	rsp, err := c.EndTask(ctx, taskID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}

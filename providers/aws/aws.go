@@ -35,6 +35,13 @@ type Provider struct {
 	own    *source
 	denier *denier
 	clock  func() time.Time
+	close  func()
+}
+
+// Close closes the connections that are kept for the next call.
+func (p *Provider) Close() error {
+	p.close()
+	return nil
 }
 
 // New makes the provider of one profile. It reads the broker's own credentials but asks AWS nothing.
@@ -47,14 +54,15 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("role_arn: %w", err)
 	}
-	client := sts.NewFromConfig(loaded)
+	client := sts.NewFromConfig(loaded.Config)
 	own := newSource(cfg, client, loaded.Credentials)
+	writes := loaded.Config
 	if cfg.Revocation.IAMRoleARN != "" {
-		loaded = asIAMRole(loaded, client, cfg)
+		writes = asIAMRole(writes, client, cfg)
 	}
 	return &Provider{
-		cfg: cfg, sts: client, own: own, clock: deps.Clock,
-		denier: newDenier(iam.NewFromConfig(loaded), role, own, cfg, deps),
+		cfg: cfg, sts: client, own: own, clock: deps.Clock, close: loaded.Close,
+		denier: newDenier(iam.NewFromConfig(writes), role, own, cfg, deps),
 	}, nil
 }
 

@@ -3,7 +3,6 @@ package aws
 import (
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -11,24 +10,32 @@ import (
 	awsarn "github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
-
-var regionForm = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-\d$`)
 
 // Check returns all that is wrong; pointers are paths within the section, as in "scopes.read.statements[0].actions".
 func (c Config) Check() []broker.Fault {
 	var f broker.Faults
-	role, err := awsarn.Parse(c.RoleARN)
-	if err != nil || role.Service != "iam" || !strings.HasPrefix(role.Resource, "role/") {
-		f.Add("role_arn", "is not the ARN of an IAM role")
-	} else if _, known := partitions[role.Partition]; !known && c.Region == "" {
-		f.Add("region", "is required: the role's ARN names a partition whose regions are not known here")
+	role, wrong := namedARN(c.RoleARN, "role")
+	if wrong != "" {
+		f.Add("role_arn", "%s", wrong)
 	}
 	switch {
-	case c.Region != "" && !regionForm.MatchString(c.Region):
+	case c.Region == "" && wrong == "" && awsclient.DefaultRegion(role.Partition) == "":
+		f.Add("region", "is required: the SDK knows no first region of the partition %s", role.Partition)
+	case c.Region != "" && !awsclient.ValidRegion(c.Region):
 		f.Add("region", "is not a region such as eu-west-1")
-	case c.Region != "" && err == nil && partitionOf(c.Region) != role.Partition && partitions[role.Partition].region != "":
+	case c.Region != "" && wrong == "" && awsclient.OtherPartition(c.Region, role.Partition):
 		f.Add("region", "is not of the role's partition")
+	}
+	if c.FIPS && c.Endpoint != "" {
+		f.Add("fips", "is for AWS's own endpoints, and endpoint names another")
+	}
+	if c.ExternalID != "" && (!externalForm.MatchString(c.ExternalID) || len(c.ExternalID) > 1224) {
+		f.Add("external_id", "is not 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -")
+	}
+	if reason := badText(c.ConfigProfile); reason != "" {
+		f.Add("config_profile", "%s", reason)
 	}
 	f = append(f, c.checkSource()...)
 	f.Below("revocation", c.Revocation.check(c.SourceIdentity, role))
@@ -46,8 +53,7 @@ func (c Config) Check() []broker.Fault {
 	for key, value := range c.Tags {
 		if reason := badTag(key, value, c.Tags); reason != "" {
 			f.Add("tags."+key, "%s", reason)
-		}
-		if err := broker.Template(value).CheckApart(broker.MatchWildcards); err != nil {
+		} else if err := broker.Template(value).CheckApart(broker.MatchWildcards); err != nil {
 			f.Add("tags."+key, "%v", err)
 		}
 	}
@@ -55,19 +61,9 @@ func (c Config) Check() []broker.Fault {
 		f.Add("scopes", "names no scope")
 	}
 	for name, scope := range c.Scopes {
-		f = append(f, scope.check("scopes."+name)...)
+		f = append(f, scope.check("scopes."+name, role)...)
 	}
 	return f
-}
-
-// partitionOf finds a region's partition by its beginning.
-func partitionOf(region string) string {
-	for name, p := range partitions {
-		if p.prefix != "" && strings.HasPrefix(region, p.prefix) {
-			return name
-		}
-	}
-	return "aws"
 }
 
 // checkSource checks where the broker's own credentials come from.
@@ -89,8 +85,8 @@ func (c Config) checkSource() []broker.Fault {
 		if keys || c.ConfigProfile != "" {
 			f.Add("web_identity", "is a second source of credentials: name one")
 		}
-		if a, err := awsarn.Parse(w.RoleARN); err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/") {
-			f.Add("web_identity.role_arn", "is not the ARN of an IAM role")
+		if _, wrong := namedARN(w.RoleARN, "role"); wrong != "" {
+			f.Add("web_identity.role_arn", "%s", wrong)
 		}
 		if !filepath.IsAbs(w.TokenFile) || strings.ContainsAny(w.TokenFile, "\r\n") {
 			f.Add("web_identity.token_file", "is not an absolute path of a file")
@@ -137,11 +133,11 @@ func (r Revocation) check(sourceIdentity bool, role awsarn.ARN) []broker.Fault {
 
 // badIAMRole says what is wrong with the role that policies are written by.
 func (r Revocation) badIAMRole(role awsarn.ARN) string {
-	a, err := awsarn.Parse(r.IAMRoleARN)
+	a, wrong := namedARN(r.IAMRoleARN, "role")
 	switch {
 	case r.IAMRoleARN == "":
-	case err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "role/"):
-		return "is not the ARN of an IAM role"
+	case wrong != "":
+		return wrong
 	case a.AccountID != role.AccountID || a.Partition != role.Partition:
 		return "is not of the account of role_arn"
 	case a.Resource == role.Resource:
@@ -153,35 +149,19 @@ func (r Revocation) badIAMRole(role awsarn.ARN) string {
 // badSpill says what is wrong with a managed policy: IAM attaches those of the role's own account, and AWS's, which nobody
 // else can write.
 func badSpill(arn string, role awsarn.ARN) string {
-	a, err := awsarn.Parse(arn)
+	a, wrong := namedARN(arn, "policy")
 	switch {
-	case err != nil || a.Service != "iam" || !strings.HasPrefix(a.Resource, "policy/") || a.AccountID == "aws":
+	case wrong == "" && a.AccountID == "aws", wrong != "" && !strings.HasPrefix(a.Resource, "policy/"):
 		return "is not the ARN of a managed policy of your own"
+	case wrong != "":
+		return wrong
 	case a.AccountID != role.AccountID || a.Partition != role.Partition:
 		return "is not of the account of role_arn"
 	}
 	return ""
 }
 
-// badTag says what STS does not take: https://docs.aws.amazon.com/IAM/latest/UserGuide/id_session-tags.html
-func badTag(key, value string, all map[string]string) string {
-	switch {
-	case key == "" || len(key) > 128:
-		return "has a key that is not 1 to 128 characters"
-	case strings.HasPrefix(strings.ToLower(key), "aws:"):
-		return "has a key that begins with aws:, which is AWS's own"
-	case len(value) > 256 && !strings.Contains(value, "{{"):
-		return "has a value that is longer than 256 characters"
-	}
-	for other := range all {
-		if other != key && strings.EqualFold(other, key) {
-			return "has a key that differs from another one in case only"
-		}
-	}
-	return ""
-}
-
-func (s Scope) check(at string) []broker.Fault {
+func (s Scope) check(at string, role awsarn.ARN) []broker.Fault {
 	var f broker.Faults
 	if len(s.Statements) == 0 {
 		// Managed policies alone would be a session policy too, but ours always has statements: the session must end
@@ -194,8 +174,8 @@ func (s Scope) check(at string) []broker.Fault {
 			f.Add(here+".actions", "is empty")
 		}
 		for j, a := range st.Actions {
-			if !strings.Contains(a, ":") && a != "*" {
-				f.Add(fmt.Sprintf("%s.actions[%d]", here, j), "is not of the form service:Action")
+			if !actionForm.MatchString(a) {
+				f.Add(fmt.Sprintf("%s.actions[%d]", here, j), "is not of the form service:Action, of A-Z a-z 0-9 - * ? without spaces")
 			}
 		}
 		if len(st.Resources) == 0 {
@@ -204,11 +184,22 @@ func (s Scope) check(at string) []broker.Fault {
 		for j, r := range st.Resources {
 			if err := broker.Template(r).CheckApart(broker.MatchWildcards); err != nil {
 				f.Add(fmt.Sprintf("%s.resources[%d]", here, j), "%v", err)
+			} else if reason := badResource(r); reason != "" {
+				f.Add(fmt.Sprintf("%s.resources[%d]", here, j), "%s", reason)
 			}
 		}
 		for op, keys := range st.Conditions {
+			if !operatorForm.MatchString(op) {
+				f.Add(fmt.Sprintf("%s.conditions.%s", here, op), "is not the name of an operator, such as StringLike")
+			}
 			for key, values := range keys {
+				if !keyForm.MatchString(key) {
+					f.Add(fmt.Sprintf("%s.conditions.%s.%s", here, op, key), "is not the name of a key, such as s3:prefix")
+				}
 				for _, v := range values {
+					if reason := badText(v); reason != "" {
+						f.Add(fmt.Sprintf("%s.conditions.%s.%s", here, op, key), "%s", reason)
+					}
 					if err := broker.Template(v).CheckApart(broker.MatchWildcards); err != nil {
 						f.Add(fmt.Sprintf("%s.conditions.%s.%s", here, op, key), "%v", err)
 					}
@@ -218,6 +209,15 @@ func (s Scope) check(at string) []broker.Fault {
 	}
 	if len(s.PolicyARNs) > maxPolicyARNs {
 		f.Add(at+".policy_arns", "has more than the 10 that STS takes")
+	}
+	for i, arn := range s.PolicyARNs {
+		a, wrong := namedARN(arn, "policy")
+		if wrong == "" && a.Partition != role.Partition && role.Partition != "" {
+			wrong = "is not of the role's partition"
+		}
+		if wrong != "" {
+			f.Add(fmt.Sprintf("%s.policy_arns[%d]", at, i), "%s", wrong)
+		}
 	}
 	return f
 }

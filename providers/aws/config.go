@@ -7,14 +7,16 @@ import (
 	awsarn "github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
 
 // Config is the `aws` section of a profile.
 type Config struct {
 	RoleARN    string `yaml:"role_arn"`    // the role that sessions are made of
-	Region     string `yaml:"region"`      // whose STS is asked; empty: the first of the partition that the role's ARN names
+	Region     string `yaml:"region"`      // of the STS; empty: the first of role_arn's partition, if the SDK knows it
 	ExternalID string `yaml:"external_id"` // for roles of other accounts
 	Endpoint   string `yaml:"endpoint"`    // for STS and IAM; empty: AWS's own
+	FIPS       bool   `yaml:"fips"`        // AWS's own endpoints with FIPS 140 cryptography
 
 	// Source of the broker's own credentials, one of three; none: the SDK's default chain.
 	AccessKeyID     broker.Ref   `yaml:"access_key_id"`
@@ -65,8 +67,8 @@ type Scope struct {
 	Description string      `yaml:"description"`
 }
 
-// Statement allows actions on resources. Resources and the values of conditions may hold the placeholders {{.TaskID}},
-// {{.AgentID}} and {{.Metadata.key}}.
+// Statement allows actions on resources. Resources and the values of conditions may hold the placeholders {{.Caller}},
+// {{.TaskID}}, {{.AgentID}} and {{.Metadata.key}}.
 type Statement struct {
 	Actions    []string                       `yaml:"actions"`
 	Resources  []string                       `yaml:"resources"`
@@ -87,20 +89,13 @@ const (
 	defaultLag = 5 * time.Minute // an upper bound for "a few minutes", in which IAM's changes reach every endpoint
 )
 
-// partitions are AWS's own, with the region that is asked when none is named, and what all their regions begin with.
-var partitions = map[string]struct{ region, prefix string }{
-	"aws":        {"us-east-1", ""},
-	"aws-cn":     {"cn-north-1", "cn-"},
-	"aws-us-gov": {"us-gov-west-1", "us-gov-"},
-}
-
 // region is the one whose STS is asked.
 func (c Config) region() string {
 	if c.Region != "" {
 		return c.Region
 	}
 	role, _ := awsarn.Parse(c.RoleARN)
-	return partitions[role.Partition].region
+	return awsclient.DefaultRegion(role.Partition)
 }
 
 // ScopeNames lists the scopes, sorted.

@@ -67,14 +67,15 @@ func sessionPolicy(cfg Config, c broker.Credential) (document string, arns []str
 	}
 	slices.Sort(arns)
 	arns = slices.Compact(arns)
-	length := len(text)
+	document = escaped(text)
+	length := len(document)
 	for _, a := range arns {
 		length += len(a)
 	}
 	if length > maxPolicyLength || len(arns) > maxPolicyARNs {
 		return "", nil, tooLarge(cfg, c, length, len(arns))
 	}
-	return string(text), arns, nil
+	return document, arns, nil
 }
 
 // tooLarge says which scopes made a policy too long, the longest first.
@@ -91,7 +92,7 @@ func tooLarge(cfg Config, c broker.Credential, length, arns int) error {
 		for _, fragment := range scope.Statements {
 			if s, err := fragment.resolve(c); err == nil {
 				text, _ := json.Marshal(s) // strings and maps of strings always encode
-				sizes[name] += len(text) + 1
+				sizes[name] += len(escaped(text)) + 1
 			}
 		}
 	}

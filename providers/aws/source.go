@@ -2,9 +2,7 @@ package aws
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -12,14 +10,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsarn "github.com/aws/aws-sdk-go-v2/aws/arn"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"github.com/aws/smithy-go/logging"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
 
 // chainedMax is what STS gives to who is on a role already:
@@ -36,46 +32,46 @@ type source struct {
 	name string                 // tells sources apart that may have quotas of their own
 }
 
-// load makes the SDK's configuration of the broker's own credentials.
-func load(ctx context.Context, cfg Config) (aws.Config, error) {
-	options := []func(*config.LoadOptions) error{
-		config.WithRegion(cfg.region()),
-		config.WithLogger(logging.Nop{}), // the SDK's own would write past our log, and may quote an answer
-		// A retried AssumeRole is a second session under the same name. Retries are the broker's, under a new version.
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-			t.MaxIdleConnsPerHost, t.MaxIdleConns = 64, 256 // the SDK's 10 make a busy broker dial anew
-		})),
+// client says how AWS is reached, apart from the values of the broker's own keys.
+func (c Config) client() awsclient.Config {
+	reach := awsclient.Config{
+		Region: c.region(), Endpoint: c.Endpoint, FIPS: c.FIPS, ConfigProfile: c.ConfigProfile, Conns: idleConns,
 	}
-	switch {
-	case cfg.AccessKeyID != "":
+	if c.AccessKeyID != "" || c.WebIdentity != nil {
+		reach.Credentials = awsclient.Anonymous // the SDK is not to look for any
+	}
+	return reach
+}
+
+// Environment lists the variables of the environment that such a profile obeys, and those that have no effect on it.
+func (c Config) Environment() (obeyed, ignored []string) { return c.client().Environment() }
+
+// idleConns are kept to each host: the SDK's 10 make a busy broker dial anew.
+const idleConns = 64
+
+// load makes the SDK's configuration of the broker's own credentials. A retried AssumeRole is a second session under the
+// same name: retries are the broker's, under a new version.
+func load(ctx context.Context, cfg Config) (awsclient.Client, error) {
+	reach := cfg.client()
+	if cfg.AccessKeyID != "" {
 		id, err := cfg.AccessKeyID.Resolve()
 		if err != nil {
-			return aws.Config{}, fmt.Errorf("access_key_id: %w", err)
+			return awsclient.Client{}, fmt.Errorf("access_key_id: %w", err)
 		}
 		key, err := cfg.SecretAccessKey.Resolve()
 		if err != nil {
-			return aws.Config{}, fmt.Errorf("secret_access_key: %w", err)
+			return awsclient.Client{}, fmt.Errorf("secret_access_key: %w", err)
 		}
-		options = append(options, config.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(id.Reveal(), key.Reveal(), "")))
-	case cfg.ConfigProfile != "":
-		options = append(options, config.WithSharedConfigProfile(cfg.ConfigProfile))
-	case cfg.WebIdentity != nil: // the chain is not to look for anything before
-		options = append(options, config.WithCredentialsProvider(aws.AnonymousCredentials{}))
+		reach.Credentials = credentials.NewStaticCredentialsProvider(id.Reveal(), key.Reveal(), "")
 	}
-	loaded, err := config.LoadDefaultConfig(ctx, options...)
+	loaded, err := awsclient.Load(ctx, reach)
 	if err != nil {
-		// The SDK's text may quote a file of credentials.
-		return aws.Config{}, errors.New("the AWS configuration of this machine could not be loaded: check its files and the profile's name")
+		return awsclient.Client{}, err
 	}
 	loaded.HTTPClient = wire{loaded.HTTPClient}
-	if cfg.Endpoint != "" {
-		loaded.BaseEndpoint = &cfg.Endpoint
-	}
 	if w := cfg.WebIdentity; w != nil {
 		loaded.Credentials = aws.NewCredentialsCache(stscreds.NewWebIdentityRoleProvider(
-			sts.NewFromConfig(loaded), w.RoleARN, stscreds.IdentityTokenFile(w.TokenFile),
+			sts.NewFromConfig(loaded.Config), w.RoleARN, stscreds.IdentityTokenFile(w.TokenFile),
 			func(o *stscreds.WebIdentityRoleOptions) { o.RoleSessionName = "taskpass" }))
 	}
 	return loaded, nil

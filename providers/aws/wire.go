@@ -20,12 +20,7 @@ const maxReply = 1 << 20
 
 // wire is the HTTP client below the SDK. It reads every answer whole, and lets a good one through only if it has AWS's own
 // form: an SDK looks at nothing but the status where a call returns no data, so that a login page would count as IAM's
-// word.
-//
-// It also hands net/http a plain copy of the request's body. The SDK's own body (smithy-go v1.28.8) is closed when the
-// answer begins; against a server that answers fast, its WriteTo then fails with io.EOF, which net/http takes for a
-// failed write: it closes the connection with the answer unread, and a mint that worked counts as lost. Seen on Ceph RGW
-// in one of a hundred calls, and in none of 6,400 with the copy. Bodies here are a few kilobytes.
+// word. It reads the request's body, a few kilobytes, to know which action was called.
 type wire struct{ next aws.HTTPClient }
 
 func (c wire) Do(r *http.Request) (*http.Response, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -30,11 +31,15 @@ import (
 type clients struct {
 	tokens *iamcredentials.IamCredentialsClient
 	admin  *admin.IamClient
-	http   *http.Client // for the token exchange
+	http   *http.Client // for the token exchange, and for the broker's own tokens
 }
 
 func newClients(ctx context.Context, cfg Config) (*clients, error) {
-	identity, err := cfg.identity()
+	transport := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
+	}
+	web := &http.Client{Transport: transport}
+	identity, err := cfg.identity(web)
 	if err != nil {
 		return nil, err
 	}
@@ -50,10 +55,7 @@ func newClients(ctx context.Context, cfg Config) (*clients, error) {
 		return nil, errors.Join(unopened(err), tokens.Close())
 	}
 	accounts.CallOptions = &admin.IamCallOptions{}
-	transport := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
-	}
-	return &clients{tokens, accounts, &http.Client{Transport: transport}}, nil
+	return &clients{tokens, accounts, web}, nil
 }
 
 // close ends the connections.
@@ -68,7 +70,7 @@ func unopened(error) error {
 }
 
 // identity is the broker's own; nil: the default of this machine.
-func (c Config) identity() (*auth.Credentials, error) {
+func (c Config) identity(web *http.Client) (*auth.Credentials, error) {
 	switch {
 	case c.TokenFile != "":
 		if _, err := c.TokenFile.Resolve(); err != nil {
@@ -91,7 +93,10 @@ func (c Config) identity() (*auth.Credentials, error) {
 		default:
 			return nil, errors.New("credentials_file: is of a type that no service should use")
 		}
-		own, err := credentials.NewCredentialsFromJSON(kind.Type, []byte(text.Reveal()), &credentials.DetectOptions{Scopes: []string{cloudPlatform}})
+		own, err := credentials.NewCredentialsFromJSON(kind.Type, []byte(text.Reveal()), &credentials.DetectOptions{
+			Scopes: []string{cloudPlatform}, Client: web, Logger: slog.New(slog.DiscardHandler),
+			DisableAsyncRefresh: true, // no goroutine outlives its call
+		})
 		if err != nil {
 			return nil, unopened(err)
 		}
@@ -103,6 +108,7 @@ func (c Config) identity() (*auth.Credentials, error) {
 func (c Config) options(endpoint string, identity *auth.Credentials) []option.ClientOption {
 	options := []option.ClientOption{
 		option.WithTelemetryDisabled(), option.WithGRPCDialOption(grpc.WithStatsHandler(wireWatch{})),
+		option.WithLogger(slog.New(slog.DiscardHandler)), // its own may write tokens, if the environment says so
 		option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(intercept)),
 		option.WithGRPCDialOption(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply))),
 	}

@@ -61,7 +61,7 @@ type Scope struct {
 type Rule struct {
 	Bucket string   `yaml:"bucket"`
 	Roles  []string `yaml:"roles"`  // roles/storage.objectViewer …
-	Prefix string   `yaml:"prefix"` // of the objects' names; may hold {{.TaskID}}, {{.AgentID}} and {{.Metadata.key}}; empty: all
+	Prefix string   `yaml:"prefix"` // of the objects' names; a template, see broker.Template.CheckApart; empty: all
 }
 
 const (

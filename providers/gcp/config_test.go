@@ -80,7 +80,8 @@ func TestCheck(t *testing.T) {
 		"prefix that an id ends":  {[]func(*config){prefix("tasks/{{.TaskID}}.d")}, "scopes.s.boundary[0].prefix"},
 		"two ids that meet":       {[]func(*config){prefix("{{.TaskID}}-{{.AgentID}}/")}, "scopes.s.boundary[0].prefix"},
 		"two ids apart":           {[]func(*config){prefix("{{.TaskID}}/{{.AgentID}}/{{.Metadata.team}}/")}, ""},
-		"an unknown placeholder":  {[]func(*config){prefix("{{.Caller}}/")}, "scopes.s.boundary[0].prefix"},
+		"an unknown placeholder":  {[]func(*config){prefix("{{.Whoever}}/")}, "scopes.s.boundary[0].prefix"},
+		"a caller's own prefix":   {[]func(*config){prefix("{{.Caller}}/{{.TaskID}}/")}, ""},
 		"a prefix without any id": {[]func(*config){prefix("public/")}, ""},
 	} {
 		cfg := gcp.Config{Mode: "impersonate", ServiceAccount: email, Scopes: map[string]gcp.Scope{"s": {}}}

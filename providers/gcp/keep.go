@@ -3,7 +3,6 @@ package gcp
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"cloud.google.com/go/iam/admin/apiv1/adminpb"
@@ -37,7 +36,7 @@ func (p *Provider) Keep(ctx context.Context) (next time.Time, err error) {
 	now := p.clock()
 	next = now.Add(lookEvery)
 	errs := make([]error, len(list))
-	var wg sync.WaitGroup
+	var wg broker.Group
 	turn := make(chan struct{}, keptAtOnce)
 	for i, a := range list {
 		turn <- struct{}{}

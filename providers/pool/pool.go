@@ -85,6 +85,12 @@ func New(cfg Config, deps Deps) (*Provider, error) {
 	return p, nil
 }
 
+// Close closes the connections that are kept for the next call.
+func (p *Provider) Close() error {
+	p.values.stores.Close()
+	return nil
+}
+
 // Capabilities implements broker.Provider.
 func (p *Provider) Capabilities() broker.Capabilities { return p.cfg.Capabilities() }
 

@@ -149,7 +149,7 @@ func (p *pooled) probe(ctx context.Context, k poolKey) (finding, error) {
 	var mu sync.Mutex
 	var failed error
 	turn := make(chan struct{}, probesAtOnce)
-	var wg sync.WaitGroup
+	var wg broker.Group
 	for _, name := range p.trials(k) {
 		turn <- struct{}{}
 		if ctx.Err() != nil {

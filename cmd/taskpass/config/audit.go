@@ -8,6 +8,7 @@ import (
 
 	"github.com/taskpass/taskpass/audit/tree"
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
 
 // Audit is how the record's tree is signed, and where its checkpoints are published.
@@ -26,8 +27,14 @@ type Publish struct {
 	S3            string        `yaml:"s3,omitempty"`            // s3://bucket or s3://bucket/prefix
 	Region        string        `yaml:"region,omitempty"`        // with s3; absent: the SDK finds it
 	Endpoint      string        `yaml:"endpoint,omitempty"`      // with s3: of a server that is not AWS
+	FIPS          bool          `yaml:"fips,omitempty"`          // with s3: AWS's own endpoints with FIPS 140 cryptography
 	ReadBack      *bool         `yaml:"read_back,omitempty"`     // with s3; false: what is there is not read at start, for the broker may only write
 	Every         time.Duration `yaml:"every,omitempty"`         // at most one in this time, up to 1m; absent: each; with file 10s, with s3 1m
+}
+
+// AWS says how a bucket is reached. The SDK looks for credentials where it runs, and for a region that is not named.
+func (p Publish) AWS() awsclient.Config {
+	return awsclient.Config{Region: p.Region, Endpoint: p.Endpoint, FIPS: p.FIPS, Retries: true}
 }
 
 func (r *report) audit(a *Audit) {
@@ -59,7 +66,7 @@ func (r *report) publish(at string, p Publish) {
 		r.add(at, "is not one of file, http and s3")
 		return
 	}
-	for field, kind := range map[string]string{"authorization": "http", "region": "s3", "endpoint": "s3", "read_back": "s3"} {
+	for field, kind := range map[string]string{"authorization": "http", "region": "s3", "endpoint": "s3", "fips": "s3", "read_back": "s3"} {
 		if r.has(at+"."+field) && !r.has(at+"."+kind) {
 			r.add(at+"."+field, "belongs to %s", kind)
 		}
@@ -77,8 +84,17 @@ func (r *report) publish(at string, p Publish) {
 		}
 	default:
 		r.url(at+".s3", p.S3, "s3")
+		switch { // servers that are not AWS call regions what they like
+		case r.has(at+".region") && p.Endpoint == "" && !awsclient.ValidRegion(p.Region):
+			r.add(at+".region", "is not a region such as eu-west-1")
+		case strings.ContainsFunc(p.Region, func(c rune) bool { return c <= ' ' || c > '~' }):
+			r.add(at+".region", "has white space, or a character that is not ASCII")
+		}
 		if r.has(at + ".endpoint") {
 			r.url(at+".endpoint", p.Endpoint, "http", "https")
+			if p.FIPS {
+				r.add(at+".fips", "is for AWS's own endpoints, and endpoint names another")
+			}
 		}
 	}
 }

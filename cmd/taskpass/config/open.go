@@ -20,8 +20,16 @@ func (f *File) Open(ctx context.Context, deps providers.Deps) (broker.Profiles, 
 		p := f.Profiles[name]
 		at := child("profiles", name)
 		deps.Shared = shared[poolOf(p)]
-		upstream, err := providers.Open(ctx, p.Provider, p.Config, deps)
+		var upstream broker.Provider
+		err := broker.Recovered(func() (err error) {
+			upstream, err = providers.Open(ctx, p.Provider, p.Config, deps)
+			return err
+		})
 		if ctx.Err() != nil {
+			if c, ok := upstream.(io.Closer); ok && err == nil {
+				_ = c.Close() // as below
+			}
+			_ = profiles.Close()
 			return nil, ctx.Err()
 		}
 		if err != nil {
@@ -40,11 +48,7 @@ func (f *File) Open(ctx context.Context, deps providers.Deps) (broker.Profiles, 
 		profiles[name] = profile
 	}
 	if err := r.err(); err != nil {
-		for _, p := range profiles {
-			if c, ok := p.Upstream.(io.Closer); ok {
-				_ = c.Close() // none of them is used
-			}
-		}
+		_ = profiles.Close() // none of them is used
 		return nil, err
 	}
 	return profiles, nil

@@ -266,7 +266,7 @@ func (p *replica) revoke(id string) answer {
 func (p *replica) endTask(task string) answer {
 	ctx, cancel := p.limit()
 	defer cancel()
-	got, err := p.api.EndTaskWithResponse(ctx, task, client.EndTaskRequest{Outcome: "done"})
+	got, err := p.api.EndTaskWithResponse(ctx, task, nil, client.EndTaskRequest{Outcome: "done"})
 	if err != nil {
 		return answer{err: err}
 	}

@@ -1,7 +1,6 @@
 package resolve
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -12,17 +11,17 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/smithy-go"
-	"github.com/aws/smithy-go/logging"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/awsclient"
 )
 
 // AWS is its Secrets Manager, in the region that a reference names.
 type AWS struct {
 	Endpoint string `yaml:"endpoint"` // empty: AWS's own, of each region
+	FIPS     bool   `yaml:"fips"`     // AWS's own endpoints with FIPS 140 cryptography
 
 	// The broker's own credentials. Read anew every few minutes. None: the SDK's default chain.
 	AccessKeyID     broker.Ref `yaml:"access_key_id"`
@@ -39,6 +38,9 @@ const (
 func (c AWS) check(f *broker.Faults) {
 	if c.Endpoint != "" {
 		f.Endpoint("aws.endpoint", c.Endpoint)
+	}
+	if c.FIPS && c.Endpoint != "" {
+		f.Add("aws.fips", "is for AWS's own endpoints, and aws.endpoint names another")
 	}
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
 		f.Add("aws.access_key_id", "and aws.secret_access_key stand together")
@@ -67,6 +69,7 @@ type awsStore struct {
 
 	mu      sync.Mutex
 	clients map[string]*secretsmanager.Client // by region
+	loaded  []awsclient.Client
 }
 
 func newAWS(cfg AWS, w wire, files *broker.SecretFiles) *awsStore {
@@ -80,33 +83,46 @@ func (a *awsStore) in(ctx context.Context, region string) (*secretsmanager.Clien
 	if c := a.clients[region]; c != nil {
 		return c, nil
 	}
-	options := []func(*config.LoadOptions) error{
-		config.WithRegion(region), config.WithLogger(logging.Nop{}),
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-	}
+	reach := a.cfg.reach(region)
 	if a.cfg.AccessKeyID != "" {
-		options = append(options, config.WithCredentialsProvider(aws.CredentialsProviderFunc(a.key)))
-	} else if a.cfg.ConfigProfile != "" {
-		options = append(options, config.WithSharedConfigProfile(a.cfg.ConfigProfile))
+		reach.Credentials = aws.NewCredentialsCache(aws.CredentialsProviderFunc(a.key))
 	}
-	loaded, err := config.LoadDefaultConfig(ctx, options...)
-	if err != nil { // the SDK's text may quote a file of credentials
-		return nil, broker.Errorf(broker.CodeUpstreamRefused, "the AWS configuration of this machine could not be loaded: the operator should check its files and aws.config_profile")
+	if a.given {
+		reach.Client = a.client
 	}
-	// The SDK's own client obeys AWS_CA_BUNDLE, and a configuration cannot be loaded with another one where that is set.
-	if loaded.HTTPClient = (bounded{loaded.HTTPClient}); a.given {
-		loaded.HTTPClient = bounded{a.client}
+	loaded, err := awsclient.Load(ctx, reach)
+	if err != nil {
+		return nil, broker.Errorf(broker.CodeUpstreamRefused, "%s", err)
 	}
-	c := secretsmanager.NewFromConfig(loaded, func(o *secretsmanager.Options) {
-		if a.cfg.Endpoint != "" {
-			o.BaseEndpoint = &a.cfg.Endpoint
-		}
-	})
+	loaded.HTTPClient = bounded{loaded.HTTPClient}
+	c := secretsmanager.NewFromConfig(loaded.Config)
+	a.loaded = append(a.loaded, loaded)
 	if len(a.clients) < maxRegions {
 		a.clients[region] = c
 	}
 	return c, nil
 }
+
+// close closes idle connections.
+func (a *awsStore) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.loaded {
+		c.Close()
+	}
+}
+
+// reach says how a region is reached, apart from the values of the broker's own keys.
+func (c AWS) reach(region string) awsclient.Config {
+	reach := awsclient.Config{Region: region, Endpoint: c.Endpoint, FIPS: c.FIPS, ConfigProfile: c.ConfigProfile}
+	if c.AccessKeyID != "" {
+		reach.Credentials = awsclient.Anonymous
+	}
+	return reach
+}
+
+// Environment lists the variables of the environment that reading a secret obeys, and those that have no effect on it.
+func (c AWS) Environment() (obeyed, ignored []string) { return c.reach("a-region").Environment() }
 
 func (a *awsStore) key(context.Context) (aws.Credentials, error) {
 	id, err := a.files.Own(a.cfg.AccessKeyID)
@@ -174,20 +190,10 @@ func (a *awsStore) failed(ctx context.Context, err error) error {
 	return a.meaning(awsStoreName, "its AWS credentials, secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key", status, header)
 }
 
-// bounded is an HTTP client for the SDK: it reads no more of an answer than there may be, and hands net/http a plain copy
-// of the request's body. The SDK's own body is closed when the answer begins, upon which net/http may take the answer of a
-// fast server for lost.
+// bounded reads no more of an answer than there may be.
 type bounded struct{ next aws.HTTPClient }
 
 func (b bounded) Do(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && r.Body != http.NoBody {
-		text, err := io.ReadAll(r.Body)
-		if err != nil {
-			return nil, err
-		}
-		r = r.WithContext(r.Context()) // a shallow copy: the SDK's own request stays as it is
-		r.Body = io.NopCloser(bytes.NewReader(text))
-	}
 	got, err := b.next.Do(r)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,6 +37,21 @@ func (c GCP) check(f *broker.Faults) {
 	if c.CredentialsFile != "" && !filepath.IsAbs(c.CredentialsFile) {
 		f.Add("gcp.credentials_file", "is not an absolute path")
 	}
+}
+
+// Environment lists the variables of the environment that reading a secret obeys, and those that have no effect on it: they
+// are about Application Default Credentials, which a credentials file of our own replaces.
+func (c GCP) Environment() (obeyed, ignored []string) {
+	for _, name := range []string{"CLOUDSDK_CONFIG", "GCE_METADATA_HOST", "GOOGLE_APPLICATION_CREDENTIALS"} {
+		switch {
+		case os.Getenv(name) == "":
+		case c.CredentialsFile != "":
+			ignored = append(ignored, name)
+		default:
+			obeyed = append(obeyed, name)
+		}
+	}
+	return obeyed, ignored
 }
 
 type gcpStore struct {

@@ -102,12 +102,20 @@ func New(cfg Config, reach Wire) (*Resolver, error) {
 type parsed struct{ kind, name, field string }
 
 var (
-	awsName  = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-\d/[A-Za-z0-9/_+=.@:!-]{1,1000}$`)
+	awsName  = regexp.MustCompile(`^[a-z]{2,10}(-[a-z0-9]+)+-\d{1,2}/[A-Za-z0-9/_+=.@:!-]{1,1000}$`)
 	gcpName  = regexp.MustCompile(`^projects/[a-z0-9][a-z0-9.:-]{0,63}/secrets/[A-Za-z0-9_-]{1,255}(/versions/[A-Za-z0-9_-]{1,63})?$`)
 	segment  = regexp.MustCompile(`^[A-Za-z0-9._:@+=~ -]{1,255}$`)
 	errForm  = errors.New("must be a reference, env:NAME, file:/path, aws-sm:REGION/NAME, gcp-sm:projects/P/secrets/S or vault:MOUNT/PATH#FIELD, and never the secret itself")
 	errField = errors.New("the field after # is empty")
 )
+
+// Close closes idle connections.
+func (r *Resolver) Close() {
+	r.aws.close()
+	if r.vault != nil && r.vault.client.Transport != http.DefaultTransport { // which is shared by the process
+		r.vault.client.CloseIdleConnections()
+	}
+}
 
 // parse repeats nothing of a wrong reference: somebody may have pasted the secret itself.
 func parse(ref string) (parsed, error) {

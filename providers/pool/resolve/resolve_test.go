@@ -92,7 +92,7 @@ func TestForm(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for _, ref := range []string{
-		"env:A", "file:/a", "aws-sm:us-gov-west-1/a", "gcp-sm:projects/example.com:p/secrets/S_1-x/versions/latest", "vault:kv/a b/c#key with #",
+		"env:A", "file:/a", "aws-sm:us-gov-west-1/a", "aws-sm:eusc-de-east-1/a", "gcp-sm:projects/example.com:p/secrets/S_1-x/versions/latest", "vault:kv/a b/c#key with #",
 	} {
 		if err := r.Check(ref); err != nil {
 			t.Errorf("%s: %v", ref, err)

@@ -50,7 +50,9 @@ func (r *Resolver) Watch(ctx context.Context, refs []string, every time.Duration
 		}
 		stores[kind].refs = append(stores[kind].refs, ref)
 	}
-	var running sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	running := broker.Group{Panicked: stop} // a panic ends the others too: the caller starts the whole Watch again
 	for kind, s := range stores {
 		running.Go(func() {
 			if kind == "file" {

@@ -2,6 +2,7 @@ package resolve_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -267,4 +268,19 @@ func TestWatchStoreThatHangs(t *testing.T) {
 	r.aws.Put(region, "a", "y")
 	want(t, told, "aws-sm:eu-west-1/a")
 	r.vault.Await("read", 1)
+}
+
+// A panic of whoever is told is the caller's of Watch, and leaves no goroutine behind: see TestMain.
+func TestWatchPassesAPanicOn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.vault.Put("a", map[string]any{"key": "x"})
+	path := file(t, "key", "x")
+	err := broker.Recovered(func() error {
+		r.Watch(t.Context(), []string{"vault:kv/a#key", "file:" + path}, time.Hour, func(string) { panic("told") })
+		return nil
+	})
+	if _, ok := errors.AsType[*broker.PanicError](err); !ok {
+		t.Errorf("%v", err)
+	}
 }
