@@ -35,8 +35,8 @@ func (c *clock) now() time.Time {
 }
 
 // observe takes in that PostgreSQL's clock showed a time somewhen between two local times. What fits the present anchor
-// changes nothing, so the clock does not jitter with the network; what does not replaces it, with an error of at most
-// half of the time between.
+// changes nothing, so the clock does not jitter with the network; what does not replaces it. The clock is never ahead of
+// PostgreSQL's, so that nothing ends early, and behind by at most the time between.
 func (c *clock) observe(sent, database, received time.Time) {
 	if a := c.anchor.Load(); a != nil {
 		earliest, latest := a.database.Add(sent.Sub(a.local)), a.database.Add(received.Sub(a.local))
@@ -44,7 +44,7 @@ func (c *clock) observe(sent, database, received time.Time) {
 			return
 		}
 	}
-	c.anchor.Store(&anchor{database.UTC(), sent.Add(received.Sub(sent) / 2)})
+	c.anchor.Store(&anchor{database.UTC(), received})
 }
 
 // Now is PostgreSQL's time, as last measured: the one clock of all replicas, by which leases, due times and ends are
