@@ -122,7 +122,7 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 	defer done()
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
-	look := time.NewTicker(5 * time.Second) // a hint may be lost with its connection
+	look := time.NewTicker(b.LookEvery) // a hint may be lost with its connection
 	defer look.Stop()
 	for {
 		c, err = b.find(ctx, caller, useWatch, id)

@@ -272,8 +272,9 @@ func TestWaitingObeysTheContext(t *testing.T) {
 		}
 	})
 	<-arrived
+	var given sync.WaitGroup
 	for i := range 2 { // one waits for its turn, the other for that one
-		wg.Go(func() {
+		given.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			_, err := p.Revoke(ctx, list[1+i])
@@ -283,11 +284,10 @@ func TestWaitingObeysTheContext(t *testing.T) {
 			if errors.Is(err, broker.ErrNotMinted) {
 				t.Error("a revocation says that nothing was minted")
 			}
-			if i == 1 {
-				r.open()
-			}
 		})
 	}
+	given.Wait()
+	r.open()
 	wg.Wait()
 }
 

@@ -231,6 +231,24 @@ func (r *rig) alive(t testing.TB, c broker.Credential, secret broker.Bundle) boo
 	}
 }
 
+// asked is closed once Stripe has had n more such calls.
+func (r *rig) asked(t testing.TB, pattern string, n int) <-chan struct{} {
+	want, had := r.Calls(pattern)+n, make(chan struct{})
+	tick := time.NewTicker(time.Millisecond)
+	go func() {
+		defer tick.Stop()
+		for r.Calls(pattern) < want {
+			select {
+			case <-t.Context().Done():
+				return
+			case <-tick.C:
+			}
+		}
+		close(had)
+	}()
+	return had
+}
+
 // logged fails the test if the provider's log shows a canary.
 func (r *rig) logged(t testing.TB) string {
 	t.Helper()

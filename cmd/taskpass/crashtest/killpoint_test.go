@@ -76,6 +76,7 @@ func TestKilledBesideAnother(t *testing.T) {
 	t.Parallel()
 	eachPoint(t, "", func(t *testing.T, point string) {
 		r := newRig(t)
+		r.settings.UpstreamTime = "10s"
 		survivor := r.start("")
 		r.load(4, 8, survivor)
 		r.settle()

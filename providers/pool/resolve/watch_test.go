@@ -32,7 +32,7 @@ func watched(t *testing.T, r *resolve.Resolver, every time.Duration, refs ...str
 	return told
 }
 
-const patience = 10 * time.Second
+const patience = 2 * time.Minute
 
 func want(t *testing.T, told <-chan string, ref string) {
 	t.Helper()
