@@ -55,7 +55,7 @@ test-model: setup ## new random sequences against the model of a credential's li
 	$(GO) test ./broker/lifetest -run TestModel -count=1 -timeout 30m -rapid.checks=200 -rapid.seed=$$(date +%s)
 
 .PHONY: test-peers
-test-peers: setup ## the tests against independent servers (Ceph's RADOS gateway, stripe-mock)
+test-peers: setup ## the tests against independent servers and clients (Ceph's RADOS gateway, stripe-mock, vendors' SDKs)
 	@.ci/setup peers
 	@packages=$$(git grep -l --untracked -E '^//go:build .*\bpeers\b' -- '*.go' | xargs -r -n1 dirname | sort -u | sed 's|^|./|'); \
 	if [ -z "$$packages" ]; then echo 'no test has the build tag peers'; exit 0; fi; \

@@ -353,6 +353,8 @@ func TestRotationUnderLoad(t *testing.T) {
 		wg.Go(func() {
 			var secret string
 			var until time.Time
+			pace := time.NewTicker(5 * time.Millisecond)
+			defer pace.Stop()
 			for ctx.Err() == nil {
 				if !p.clock.Now().Before(until) {
 					got := p.by(c.TaskToken).resolve(c.ID)
@@ -367,6 +369,7 @@ func TestRotationUnderLoad(t *testing.T) {
 					return
 				}
 				calls.Add(1)
+				<-pace.C
 			}
 		})
 	}

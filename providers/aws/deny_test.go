@@ -275,7 +275,8 @@ func TestWaitingObeysTheContext(t *testing.T) {
 	var given sync.WaitGroup
 	for i := range 2 { // one waits for its turn, the other for that one
 		given.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			const soon = 50 * time.Millisecond // the call that is held outlasts any time
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			defer cancel()
 			_, err := p.Revoke(ctx, list[1+i])
 			if e := broker.AsError(err); err == nil || e.Code != broker.CodeUpstreamTimeout {

@@ -65,7 +65,9 @@ func TestBrokerRevokesManagedKey(t *testing.T) {
 		return i
 	}
 	ended, spared := issue(), issue()
+	b.UpstreamTimeout = time.Second // it looks whether the key is dead until then, and here it never is
 	c, err := b.Revoke(t.Context(), orchestrator, ended.ID, "leaked")
+	b.UpstreamTimeout = time.Minute
 	if err != nil || c.Version.State != broker.StateRevoking || c.Version.Revocation.Result != broker.ResultNone {
 		t.Fatalf("acknowledged: %s %+v, %v", c.Version.State, c.Version.Revocation, err)
 	}

@@ -106,8 +106,10 @@ func TestFaultHang(t *testing.T) {
 		made := make(chan struct{})
 		go func() {
 			defer close(made)
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
 			for b.AssumeRoleCalls() < n {
-				time.Sleep(time.Millisecond)
+				<-tick.C
 			}
 		}()
 		return made
