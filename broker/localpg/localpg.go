@@ -224,7 +224,7 @@ func (s *Server) run(ctx context.Context, cfg Config, logFile *os.File) error {
 	}
 	if cfg.Ephemeral {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB",
-			"wal_level=minimal", "max_wal_senders=0", "autovacuum=off", "jit=off")
+			"wal_level=minimal", "max_wal_senders=0", "jit=off")
 	}
 	for _, setting := range settings {
 		args = append(args, "-c", setting)

@@ -3,6 +3,8 @@ package stripe_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -140,6 +142,8 @@ func newRig(t testing.TB, edit ...func(*sandbox.Config)) *rig {
 	return r
 }
 
+var sharedKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 func managed(c *stripe.Config) {
 	c.Mode, c.Account = "managed", account
 	none := time.Duration(0)
@@ -175,7 +179,7 @@ func (r *rig) open(t testing.TB, slots broker.Slots, edit ...func(*stripe.Config
 		t.Fatalf("configuration: %v", faults)
 	}
 	p, err := stripe.New(c, stripe.Deps{
-		Slots: slots, Handed: r.safe, Clock: r.clock.Now, PollEvery: time.Millisecond,
+		Slots: slots, Handed: r.safe, Clock: r.clock.Now, PollEvery: time.Millisecond, GenerateKey: sharedKey,
 		Logger: slog.New(slog.NewTextHandler(locked{r.logMu, r.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
