@@ -15,10 +15,13 @@ setup: ## install PostgreSQL's server programs if this machine has none
 
 .PHONY: build
 build: ## build bin/taskpass
-	$(GO) build -trimpath -o bin/taskpass ./cmd/taskpass
+	$(GO) build -o bin/taskpass ./cmd/taskpass
 
 .PHONY: demo
-demo: setup build ## a broker, its database and sandboxed vendors, shown in a minute
+demo: setup ## a broker, its database and sandboxed vendors, shown in a minute
+	@.ci/compile 'the demo' '2 to 4 minutes' ./cmd/taskpass
+	@$(MAKE) --no-print-directory -s build
+	@echo 'Starting a private PostgreSQL, a broker, and stand-ins for the vendors: about ten seconds.'
 	bin/taskpass demo
 
 .PHONY: dev
@@ -26,40 +29,42 @@ dev: setup build ## a broker to develop against, with sandboxed vendors
 	bin/taskpass dev
 
 .PHONY: test
-test: setup ## every test but the peers', on a real PostgreSQL; the console's in Chromium if it is installed
-	@$(GO) test -timeout 170s ./...
+test: setup ## the tests on a real PostgreSQL; test-long, test-browser and test-peers have the others
+	@.ci/compile 'the tests' '3 to 5 minutes' -test ./...
+	@echo 'Running the tests, each package on a PostgreSQL of its own: about 2 minutes. A package is reported at its end.'
+	@$(GO) test -vet=off -timeout 15m ./...
 
 .PHONY: test-race
 test-race: setup ## the tests under the race detector (needs a C compiler)
 	@.ci/setup compiler
-	@$(GO) test -race -short -timeout 570s ./...
+	@$(GO) test -vet=off -race -short -timeout 30m ./...
 
 .PHONY: test-long
 test-long: setup ## longer matrices and sequences: crashes, configuration, the record's proof, the model, the fleet of keys
-	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 900s ./cmd/taskpass/crashtest ./cmd/taskpass/config ./audit/tree
-	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 600s -run 'TestThousands|TestTilesOfTiles' ./audit/sequence
-	$(GO) test -count=1 -timeout 600s -run 'TestModel|TestFleet' ./broker/lifetest -rapid.checks=60 -fleet.rounds=12
+	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 30m ./cmd/taskpass/crashtest ./cmd/taskpass/config ./audit/tree
+	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 30m -run 'TestThousands|TestTilesOfTiles' ./audit/sequence
+	$(GO) test -count=1 -timeout 30m -run 'TestModel|TestFleet' ./broker/lifetest -rapid.checks=60 -fleet.rounds=12
 
 .PHONY: test-browser
 test-browser: setup ## the console in Chromium, in both colour schemes and on a phone's width
 	@.ci/setup browser
-	TASKPASS_BROWSER=1 $(GO) test -count=1 -timeout 600s ./audit/console/...
+	$(GO) test -tags browser -count=1 -timeout 30m ./audit/console/...
 
 .PHONY: test-model
 test-model: setup ## new random sequences against the model of a credential's life; long
 	$(GO) test ./broker/lifetest -run TestModel -count=1 -timeout 30m -rapid.checks=200 -rapid.seed=$$(date +%s)
 
 .PHONY: test-peers
-test-peers: setup ## the tests against independent servers (Ceph's RADOS gateway, stripe-mock)
+test-peers: setup ## the tests against independent servers and clients (Ceph's RADOS gateway, stripe-mock, vendors' SDKs)
 	@.ci/setup peers
 	@packages=$$(git grep -l --untracked -E '^//go:build .*\bpeers\b' -- '*.go' | xargs -r -n1 dirname | sort -u | sed 's|^|./|'); \
 	if [ -z "$$packages" ]; then echo 'no test has the build tag peers'; exit 0; fi; \
-	set -x; $(GO) test -tags peers -run Peers -count=1 -timeout 600s $$packages
+	set -x; $(GO) test -tags peers -run Peers -count=1 -timeout 30m $$packages
 
 .PHONY: screenshots
 screenshots: setup ## draw the console's pictures in docs/images from the demo (needs Chromium)
 	@.ci/setup browser
-	TASKPASS_BROWSER=1 $(GO) test -tags screenshots -run TestScreenshots -count=1 ./cmd/taskpass
+	$(GO) test -tags browser,screenshots -run TestScreenshots -count=1 ./cmd/taskpass
 
 .PHONY: bench
 bench: setup ## how fast a credential is issued, end to end, on this machine
@@ -71,7 +76,7 @@ bench-audit: setup ## what an auditor waits for; TASKPASS_BENCH_EVENTS=10000000 
 
 .PHONY: lint
 lint: ## go vet, gofmt, golangci-lint
-	$(GO) vet ./...
+	$(GO) vet -tags browser,peers,screenshots ./...
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w is due on:"; echo "$$unformatted"; exit 1; fi
 	$(GO) run $(GOLANGCI_LINT) run

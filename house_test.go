@@ -227,11 +227,32 @@ var (
 	leftOver  = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
 	opens     = regexp.MustCompile(`\b(pgx|pgxpool|pgconn|stdlib|sql)\.(Connect|ParseConfig|New\(|NewWithConfig|Open|Dial|RegisterConnConfig)`)
 	sleeps    = regexp.MustCompile(`\btime\.Sleep\(`)
+
+	// hasty finds a limit of less than a minute on a wait or on what was measured. A limit that a test is meant to run into
+	// has a name that says so.
+	hasty  = regexp.MustCompile(`(\btime\.After\(|\bcontext\.WithTimeout\(.*|\btime\.NewTimer\(|\b(limit|deadline) :?= time\.Now\(\)\.Add\(|\btime\.Since\(.*>=? *)(\d+ ?\* ?)?time\.(Second|Millisecond)\b`)
+	bubble = regexp.MustCompile(`"testing/synctest"`) // time there is the test's own
 )
 
 // openers are the folders that may open connections to PostgreSQL: the one for all, and the private server that knows
 // nothing of Taskpass.
 var openers = []string{"broker/postgres/", "broker/localpg/"}
+
+// haste returns where a test, or a kit for tests, depends on how fast the machine is.
+func haste(name string, source []byte) []string {
+	var wrong []string
+	n := 0
+	for line := range bytes.Lines(source) {
+		n++
+		if sleeps.Match(line) && !bubble.Match(source) {
+			wrong = append(wrong, fmt.Sprintf("%s:%d: wait for an event, or look at each tick of a ticker", name, n))
+		}
+		if hasty.Match(line) {
+			wrong = append(wrong, fmt.Sprintf("%s:%d: a busy machine needs more: give it a minute or two, or wait for an event", name, n))
+		}
+	}
+	return wrong
+}
 
 // disorder returns what is wrong with one Go file that is no test.
 func disorder(name string, source []byte) []string {
@@ -271,12 +292,21 @@ func TestFilesAreInOrder(t *testing.T) {
 			}
 			return nil
 		}
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+		if !strings.HasSuffix(name, ".go") || path == "house_test.go" {
 			return nil
 		}
 		source, err := os.ReadFile(path)
 		if err != nil {
 			return err
+		}
+		isTest := strings.HasSuffix(name, "_test.go")
+		if _, kit := shut[filepath.Dir(path)]; kit || isTest {
+			for _, wrong := range haste(path, source) {
+				t.Error(wrong)
+			}
+		}
+		if isTest {
+			return nil
 		}
 		for _, wrong := range disorder(path, source) {
 			t.Error(wrong)
@@ -362,6 +392,21 @@ func TestDisorderIsSeen(t *testing.T) {
 	} {
 		if got := disorder("a.go", []byte(c.source)); len(got) != c.want {
 			t.Errorf("%.60q: got %q, want %d", c.source, got, c.want)
+		}
+	}
+	for source, want := range map[string]int{
+		"limit := time.After(20 * time.Second)":                           1,
+		"limit := time.After(time.Second)":                                1,
+		"limit := time.After(2 * time.Minute)":                            0,
+		"ctx, c := context.WithTimeout(t.Context(), 5*time.Second)":       1,
+		"if took := time.Since(start); took > 400*time.Millisecond {":     1,
+		"if took := time.Since(start); took < 400*time.Millisecond {":     0,
+		"r.clock.Advance(10 * time.Second)":                               0,
+		"time.Sleep(time.Millisecond)":                                    1,
+		"import \"testing/synctest\"\nfunc f() { time.Sleep(time.Hour) }": 0,
+	} {
+		if got := haste("a_test.go", []byte(source)); len(got) != want {
+			t.Errorf("%q: got %q, want %d", source, got, want)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func find(t testing.TB, l *audit.Log, q audit.Query) audit.Page {
 // test's transaction holds back comes when that one ends.
 func settle(t testing.TB, l *audit.Log, n int) {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for len(find(t, l, audit.Query{OldestFirst: true, Limit: n}).Events) < n {
@@ -247,7 +247,7 @@ func TestFollowingWhileWriting(t *testing.T) {
 		})
 	}
 	seen := map[string]int{}
-	limit := time.Now().Add(20 * time.Second)
+	limit := time.Now().Add(2 * time.Minute)
 	for q := (audit.Query{OldestFirst: true, Limit: 16}); len(seen) < writers*each && time.Now().Before(limit); {
 		p := find(t, l, q)
 		if p.Next == "" && len(seen)+len(p.Events) < writers*each {

@@ -28,6 +28,7 @@ type Config struct {
 	StuckRetry      time.Duration // between attempts on a stuck version; zero: 15 min
 	RotationCheck   time.Duration // between looks whether a disclosed key was replaced; zero: 1 min
 	SweepEvery      time.Duration // between looks for due work; zero: 1 s
+	LookEvery       time.Duration // between a watcher's own looks, for a hint may be lost; zero: 5 s
 	Backoff         time.Duration // after the first failed attempt, then doubled; zero: 2 s
 
 	// Reached is called at named points of the issuing and ending paths, so that crash tests can stop the process
@@ -74,6 +75,7 @@ func New(cfg Config) (*Broker, error) {
 	orDefault(&cfg.StuckRetry, 15*time.Minute)
 	orDefault(&cfg.RotationCheck, time.Minute)
 	orDefault(&cfg.SweepEvery, time.Second)
+	orDefault(&cfg.LookEvery, 5*time.Second)
 	orDefault(&cfg.Backoff, 2*time.Second)
 	orDefault(&cfg.MaxAttempts, 6)
 	if cfg.Lists == nil {
@@ -97,7 +99,7 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Reached == nil {
 		cfg.Reached = func(string) {}
 	}
-	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger)}
+	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger, cfg.LookEvery)}
 	b.SetLimits(cfg.Limits)
 	if err := b.SetProfiles(cfg.Profiles); err != nil {
 		return nil, err

@@ -174,7 +174,7 @@ func newHouse(t *testing.T, options ...func(*broker.Config)) *house {
 	h.cfg = broker.Config{
 		Ledger: h.store, Sealer: newSealer(t), Policy: policy.Policy{}, Clock: h.clock.Now,
 		Profiles: broker.Profiles{"p": profile("p", "vendor", h.vendor)}, Logger: slog.New(slog.DiscardHandler),
-		UpstreamTimeout: time.Second, SweepEvery: 5 * time.Millisecond,
+		UpstreamTimeout: time.Minute, SweepEvery: 5 * time.Millisecond,
 	}
 	for _, option := range options {
 		option(&h.cfg)
@@ -429,7 +429,7 @@ func codeOf(err error) broker.Code {
 // eventually polls until ok, for at most 10 s.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

@@ -9,7 +9,6 @@ import (
 )
 
 const (
-	watchEvery = 5 * time.Second // between reads of what is watched; a notification may be lost with its connection
 	watchRead  = 5 * time.Second // limit of one read, and of the wait for the first one
 	watchBatch = 256             // credentials in one read
 )
@@ -19,7 +18,7 @@ const (
 // is missed by who was not there.
 //
 // All watches of one process share their reads: one read of up to 256 credentials at a time, over one connection, when a
-// watch begins, when a credential has changed and every five seconds. A watch ends after wait. Only if the database has
+// watch begins, when a credential has changed and each LookEvery. A watch ends after wait. Only if the database has
 // not answered at all by then does it go on, for up to five seconds from its beginning, and then answers unavailable.
 func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen int, wait time.Duration) (c Credential, changed bool, err error) {
 	if err := caller.mayUse(useWatch); err != nil {
@@ -69,6 +68,7 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 // while there is a watch, and ends with the last.
 type watches struct {
 	ledger Versions
+	every  time.Duration // between reads of what is watched; a notification may be lost with its connection
 
 	mu    sync.Mutex
 	by    map[CredentialID]map[*watch]struct{}
@@ -92,8 +92,8 @@ type state struct {
 	err error
 }
 
-func newWatches(ledger Versions) *watches {
-	return &watches{ledger: ledger, by: map[CredentialID]map[*watch]struct{}{}, due: map[CredentialID]struct{}{}, wake: make(chan struct{}, 1)}
+func newWatches(ledger Versions, every time.Duration) *watches {
+	return &watches{ledger: ledger, every: every, by: map[CredentialID]map[*watch]struct{}{}, due: map[CredentialID]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
 func (h *watches) join(id CredentialID) *watch {
@@ -156,7 +156,7 @@ func (h *watches) signal() {
 }
 
 func (h *watches) run() {
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(h.every)
 	defer tick.Stop()
 	for {
 		ids, number, more := h.take()

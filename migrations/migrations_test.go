@@ -42,7 +42,7 @@ func up(t *testing.T, db pgtest.DB, l migrations.Login) {
 // dropLogin takes an account away when the test ends, for servers that outlive it.
 func dropLogin(t *testing.T, db pgtest.DB, name string) {
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		conn, err := pgx.Connect(ctx, db.AdminURL)
 		if err != nil {
@@ -335,7 +335,7 @@ func TestAReaderHoldsUpTheMigrationAlone(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), "SELECT FROM events"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	err = migrations.Up(ctx, db.AdminURL)
 	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "55P03" {
@@ -466,7 +466,7 @@ func demandPassword(t *testing.T, admin *pgx.Conn, name string) {
 	if !read[bool](t, admin, "SELECT pg_reload_conf()") {
 		t.Fatal("the server does not reload its configuration")
 	}
-	limit := time.Now().Add(20 * time.Second)
+	limit := time.Now().Add(2 * time.Minute)
 	for { // the server reloads when it gets to it
 		conn, err := pgx.Connect(t.Context(), strings.Replace(admin.Config().ConnString(), admin.Config().User+"@", name+"@", 1))
 		if err != nil {

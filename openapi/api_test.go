@@ -99,8 +99,6 @@ type setup struct {
 	openapi openapi.Config
 }
 
-const upstreamTimeout = 400 * time.Millisecond
-
 func newAPI(t testing.TB, options ...func(*api, *setup)) *api {
 	t.Helper()
 	a := &api{
@@ -134,7 +132,7 @@ func newAPI(t testing.TB, options ...func(*api, *setup)) *api {
 	s := &setup{
 		broker: broker.Config{
 			Ledger: a.store, Lists: a.store.Reading(), Sealer: sealer, Policy: policy.Policy{}, Clock: a.clock.Now, Logger: logger, Observer: watch,
-			UpstreamTimeout: upstreamTimeout, Profiles: a.profiles(sealer, logger),
+			UpstreamTimeout: time.Minute, Profiles: a.profiles(sealer, logger),
 		},
 		openapi: openapi.Config{
 			Audit: audit.NewLog(a.store.Reading().Pool()), Callers: a.callers, Logger: logger, Metrics: watch.Handler(), Requests: watch.Request,
@@ -430,7 +428,7 @@ func (a *api) sweep() {
 // eventually polls until ok, for at most 10 s.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

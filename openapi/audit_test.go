@@ -145,7 +145,7 @@ func TestFollowingTheRecord(t *testing.T) {
 	}
 	seen := map[string]int{}
 	issued := 0
-	limit := time.Now().Add(20 * time.Second)
+	limit := time.Now().Add(2 * time.Minute)
 	for cursor := ""; issued < writers*each && time.Now().Before(limit); {
 		page := a.audit("order=oldest&type=credential.issued&limit=5" + cursor)
 		if page.NextCursor == "" && issued+len(page.Events) < writers*each {

@@ -182,8 +182,12 @@ func TestCanary(t *testing.T) {
 	} {
 		f.Action = "AssumeRole"
 		a.sandbox.AWS.Inject(f)
+		if f.Kind == sandboxaws.Hang {
+			a.broker.UpstreamTimeout = time.Second
+		}
 		c.hear("a failed issuance", a.call("orch", "POST", "/v1/credentials", body(nil)))
 	}
+	a.broker.UpstreamTimeout = time.Minute
 	c.hear("a panicking provider", a.call("orch", "POST", "/v1/credentials", body(map[string]string{"profile": `"explosive"`})))
 	a.sandbox.AWS.Inject(sandboxaws.Fault{Action: "PutRolePolicy", Kind: sandboxaws.AccessDenied, Message: upstreamWords, Times: 2})
 	c.hear("a revocation", a.call("orch", "POST", "/v1/credentials/"+issued.ID+"/revoke", `{"reason":"over"}`))

@@ -85,7 +85,10 @@ var provoked = map[broker.Code]struct {
 	broker.CodeUpstreamThrottled: {by: func(a *api) answer { return a.withFault(sandboxaws.Throttle) }, retryAfter: 2 * time.Second},
 	broker.CodeUpstreamRefused:   {by: func(a *api) answer { return a.withFault(sandboxaws.AccessDenied) }},
 	broker.CodeUpstreamError:     {by: func(a *api) answer { return a.withFault(sandboxaws.ServerError) }},
-	broker.CodeUpstreamTimeout:   {by: func(a *api) answer { return a.withFault(sandboxaws.Hang) }},
+	broker.CodeUpstreamTimeout: {by: func(a *api) answer {
+		a.broker.UpstreamTimeout = time.Second // its only call of the vendor is the one that hangs
+		return a.withFault(sandboxaws.Hang)
+	}},
 	broker.CodeUnavailable: {by: func(a *api) answer {
 		a.exec("REVOKE INSERT ON credentials FROM taskpass_service")
 		return a.call("orch", "POST", "/v1/credentials", request("aws", "t", `"read"`))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -59,6 +60,9 @@ type server struct {
 	checks  broker.Flights[struct{}, struct{}] // of readiness: probes at the same moment share one
 }
 
+// contract is the document, read once: it takes 20 ms, and nobody changes what was read.
+var contract = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(document) })
+
 // New makes the handler of the whole HTTP contract.
 func New(cfg Config) (http.Handler, error) {
 	if cfg.Broker == nil || cfg.Audit == nil || cfg.Callers == nil || cfg.Ready == nil || cfg.Logger == nil {
@@ -67,7 +71,7 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Stopping == nil {
 		cfg.Stopping = context.Background()
 	}
-	spec, err := openapi3.NewLoader().LoadFromData(document)
+	spec, err := contract()
 	if err != nil {
 		return nil, fmt.Errorf("reading the contract: %w", err)
 	}

@@ -144,7 +144,7 @@ func TestFaultsHaveTheirPlace(t *testing.T) {
 // Opening asks no upstream, so that a broker starts while a vendor is down.
 func TestOpeningAsksNobody(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for name, c := range sections() {
 		if name == "aws" {

@@ -74,7 +74,7 @@ func (s stream) next(t *testing.T) (sent, bool) {
 	select {
 	case e, ok := <-s.events:
 		return e, ok
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("nothing comes")
 		return sent{}, false
 	}

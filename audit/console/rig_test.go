@@ -281,7 +281,7 @@ func (r *rig) sign() tree.Checkpoint {
 
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {

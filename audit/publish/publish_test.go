@@ -213,7 +213,7 @@ func TestQueue(t *testing.T) {
 	slow.mu.Lock()
 	slow.fails = false
 	slow.mu.Unlock()
-	limit := time.After(10 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for q.Done().Size != 61 {

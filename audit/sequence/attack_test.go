@@ -305,9 +305,11 @@ func TestAlteredInTheMiddleOfARound(t *testing.T) {
 	}{"the tree grows": {100, "does not extend"}, "only the heart beats": {0, "another root"}} {
 		r, _ := attacked(t)
 		r.write(c.more)
+		tick := time.NewTicker(time.Millisecond)
 		for r.read("SELECT count(*) FROM events WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())") > 0 {
-			time.Sleep(time.Millisecond) // another test's transaction holds back what is to come
+			<-tick.C // another test's transaction holds back what is to come
 		}
+		tick.Stop()
 		r.reached = func(_ context.Context, point string) {
 			if point == "in_round" && r.read("SELECT count(*) FROM tree_leaves") >= 1000 {
 				r.tamper("UPDATE tree_tiles SET root = sha256('x') WHERE level = 0 AND n = 1")

@@ -176,7 +176,7 @@ func (r *record) write(n int) {
 // what another test's transaction holds back comes when that one ends.
 func (r *record) settle() tree.Checkpoint {
 	r.t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -49,7 +49,7 @@ func async(fn func() reply) func() reply {
 // A refresh that waits for another one must not bring a credential back that is revoked meanwhile.
 func TestRevokedWhileRefreshesWait(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = 5 * time.Second })
+	r := newRig(t)
 	c := r.mustIssue(ask("aws", "t1"))
 	held := r.front.on("AssumeRole", "", late, 1)
 	first := async(func() reply { return r.as("orch").on(0).refresh(c.ID, 1) })
@@ -86,7 +86,7 @@ func TestRevokedWhileRefreshesWait(t *testing.T) {
 // The same for a twin that waits with the same Idempotency-Key, and for a later retry.
 func TestRevokedWhileATwinWaits(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = 5 * time.Second })
+	r := newRig(t)
 	held := r.front.on("AssumeRole", "", late, 1)
 	first := async(func() reply { return r.as("orch").on(0).issue(ask("aws", "t1"), "key") })
 	<-held.arrived
@@ -121,7 +121,7 @@ func TestRevokedWhileATwinWaits(t *testing.T) {
 // A revocation that comes just when the version becomes active is not lost.
 func TestRevokedAtTheMomentOfActivation(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = 5 * time.Second })
+	r := newRig(t)
 	held := r.front.on("AssumeRole", "", late, 1)
 	first := async(func() reply { return r.as("orch").on(0).issue(ask("aws", "t1")) })
 	<-held.arrived
@@ -150,7 +150,7 @@ func TestRevokedAtTheMomentOfActivation(t *testing.T) {
 // The same for the end of its task.
 func TestTaskEndedAtTheMomentOfActivation(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = 5 * time.Second })
+	r := newRig(t)
 	held := r.front.on("AssumeRole", "", late, 1)
 	first := async(func() reply { return r.as("orch").on(0).issue(ask("aws", "t1")) })
 	<-held.arrived
@@ -239,13 +239,13 @@ func TestKeyedRefreshAfterAFailure(t *testing.T) {
 			}
 			r.wantAlive("the old version after a failed refresh", c.Secret, "t1", true)
 			before := one[int](r, "SELECT count(*)::int FROM events")
-			got := r.as("orch").within(3*time.Second).refresh(c.ID, 1, "key")
+			got := r.as("orch").refresh(c.ID, 1, "key")
 			if got.status != http.StatusCreated {
 				t.Fatalf("the same refresh again answered %d %s, after %d events", got.status, got.code,
 					one[int](r, "SELECT count(*)::int FROM events")-before)
 			}
 			r.wantAlive("the new version", got.issued.Secret, "t1", true)
-			again := r.as("orch").within(3*time.Second).refresh(c.ID, 1, "key").want(t, http.StatusCreated)
+			again := r.as("orch").refresh(c.ID, 1, "key").want(t, http.StatusCreated)
 			if secretOf(again.issued.Secret) != secretOf(got.issued.Secret) {
 				t.Error("the key answers another secret")
 			}
@@ -274,16 +274,20 @@ func TestRepeatedBatchLeavesTheLivingAlone(t *testing.T) {
 // A twin of a request for several that fails gets nothing that the failure takes back.
 func TestTwinOfAFailingBatch(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = 3 * time.Second })
+	r := newRig(t)
 	q := batch("aws", "pool", "none")
-	held := r.front.on("AssumeRole", "none", hang, 1)
+	held := r.front.on("AssumeRole", "none", fail, 1)
 	first := async(func() reply { return r.as("orch").on(0).issueAll("t1", q, "key") })
 	<-held.arrived
 	eventually(t, "the others are minted", func() bool {
 		return one[int](r, "SELECT count(*)::int FROM versions WHERE state = 'active'") == 2
 	})
-	twin := async(func() reply { return r.as("orch").on(1).issueAll("t1", q, "key") })
-	first().want(t, broker.CodeUpstreamTimeout)
+	var twin func() reply
+	more(t, &r.replicas[1].store.waits, 1, func() {
+		twin = async(func() reply { return r.as("orch").on(1).issueAll("t1", q, "key") })
+	})
+	held.letGo()
+	first().want(t, broker.CodeUpstreamError)
 	got := twin()
 	r.settled()
 	if got.status == http.StatusCreated {

@@ -15,13 +15,17 @@ type caller struct {
 	*rig
 	token string
 	at    int // -1: by turns
-	limit time.Duration
 }
 
-func (r *rig) as(name string) caller           { return caller{r, r.tokens[name], -1, 20 * time.Second} }
-func (r *rig) by(token string) caller          { return caller{r, token, -1, 20 * time.Second} }
-func (c caller) on(replica int) caller         { c.at = replica % len(c.replicas); return c }
-func (c caller) within(d time.Duration) caller { c.limit = d; return c }
+// callLimit ends a call that hangs. It is far above what any call takes on a busy machine, so it is met only by a fault.
+const callLimit = 2 * time.Minute
+
+// longest is as long as the API lets anybody watch.
+const longest = time.Minute
+
+func (r *rig) as(name string) caller   { return caller{r, r.tokens[name], -1} }
+func (r *rig) by(token string) caller  { return caller{r, token, -1} }
+func (c caller) on(replica int) caller { c.at = replica % len(c.replicas); return c }
 
 // reply is an answer: a problem's code, or the one body that is set.
 type reply struct {
@@ -46,7 +50,7 @@ func (c caller) api() (*client.ClientWithResponses, context.Context, context.Can
 	if at < 0 {
 		at = int(c.turn.Add(1)) % len(c.replicas)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.limit)
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	api, err := client.NewClientWithResponses(c.replicas[at].url, client.WithHTTPClient(c.http),
 		client.WithRequestEditorFn(func(_ context.Context, q *http.Request) error {
 			if c.token != "" {

@@ -2,13 +2,18 @@ package lifetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+
+	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/providers/providertest"
 )
 
 // front stands before the vendor: it counts calls, and does to those that a rule is for what the rule says.
@@ -35,6 +40,7 @@ const (
 	throttle = "throttle" // 429: the same
 	lose     = "lose"     // done, and the answer lost
 	hang     = "hang"     // no answer, ever; nothing was done
+	fail     = "fail"     // nothing was done; the connection breaks when let go
 	hold     = "hold"     // nothing happens until let go
 	late     = "late"     // done at once; the answer comes when let go
 )
@@ -55,6 +61,42 @@ func (f *front) on(action, role, kind string, times int) *rule {
 
 // letGo lets the calls that the rule holds go on.
 func (r *rule) letGo() { close(r.gate) }
+
+// hurried ends a mint's time limit when its call hangs at the vendor, so that a test of the limit waits for no clock.
+type hurried struct {
+	broker.Provider
+	front *front
+}
+
+func (h hurried) Mint(ctx context.Context, c broker.Credential) (broker.Minted, error) {
+	return h.Provider.Mint(providertest.ExpireAfter(ctx, h.front.hanging()), c)
+}
+
+// hurry has both replicas give up a mint on the profile as soon as it hangs.
+func (r *rig) hurry(profile string) {
+	r.t.Helper()
+	for _, replica := range r.replicas {
+		all := maps.Clone(replica.broker.Profiles)
+		p := all[profile]
+		p.Upstream = hurried{p.Upstream, r.front}
+		all[profile] = p
+		if err := replica.broker.SetProfiles(all); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// hanging is closed when the next call that is to hang has arrived; nil if none is.
+func (f *front) hanging() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.rules {
+		if r.kind == hang && r.times != 0 {
+			return r.arrived
+		}
+	}
+	return nil
+}
 
 // heal takes all rules away.
 func (f *front) heal() {
@@ -130,6 +172,12 @@ func (f *front) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 		w.WriteHeader(kept.Code)
 		_, _ = w.Write(kept.Body.Bytes())
+	case fail:
+		select {
+		case <-r.gate:
+		case <-q.Context().Done():
+		}
+		panic(http.ErrAbortHandler)
 	case lose:
 		f.next.ServeHTTP(httptest.NewRecorder(), q)
 		panic(http.ErrAbortHandler)

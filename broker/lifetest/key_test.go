@@ -105,6 +105,7 @@ func TestKeyAfterAFailure(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
+			r.hurry("aws")
 			r.front.on("AssumeRole", "", kind, 1)
 			r.as("orch").issue(ask("aws", "t1"), "key").want(t, code)
 			id := one[string](r, "SELECT id FROM credentials")

@@ -42,7 +42,7 @@ func TestRotation(t *testing.T) {
 		held = append(held, p.mustIssue(ask("p", fmt.Sprint("t", i), agent(fmt.Sprint("a", i)), taskToken)))
 	}
 	watched := make(chan reply, 1)
-	go func() { watched <- p.by(held[0].TaskToken).watch(held[0].ID, 1, 20*time.Second) }()
+	go func() { watched <- p.by(held[0].TaskToken).watch(held[0].ID, 1, longest) }()
 	fresh := p.value()
 	got := p.as("ops").rotateKey("k00", fresh, time.Hour).want(t, http.StatusAccepted).key
 	if got.State != client.Draining || got.Rotation.Holders != 4 || got.Rotation.Moved != 0 {
@@ -353,6 +353,8 @@ func TestRotationUnderLoad(t *testing.T) {
 		wg.Go(func() {
 			var secret string
 			var until time.Time
+			pace := time.NewTicker(5 * time.Millisecond)
+			defer pace.Stop()
 			for ctx.Err() == nil {
 				if !p.clock.Now().Before(until) {
 					got := p.by(c.TaskToken).resolve(c.ID)
@@ -367,6 +369,7 @@ func TestRotationUnderLoad(t *testing.T) {
 					return
 				}
 				calls.Add(1)
+				<-pace.C
 			}
 		})
 	}

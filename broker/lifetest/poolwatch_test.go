@@ -3,7 +3,6 @@ package lifetest
 import (
 	"net/http"
 	"testing"
-	"time"
 )
 
 // A key whose file changes is looked at because the file says so, not because it is due: the clock stands still here.
@@ -16,7 +15,7 @@ func TestWatchedFileRotatesAtOnce(t *testing.T) {
 	defer stop()
 	r.settled() // both replicas have seen the first value
 	r.writeKey(key, "another")
-	told := r.as("orch").watch(c.ID, 1, 30*time.Second).want(t, http.StatusOK).state
+	told := r.as("orch").watch(c.ID, 1, longest).want(t, http.StatusOK).state
 	if told.Version != 2 {
 		t.Fatalf("its holder is told of version %d", told.Version)
 	}

@@ -276,6 +276,7 @@ func TestFailedRefreshLeavesTheOldVersion(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			orch := r.as("orch")
+			r.hurry("aws")
 			first := r.mustIssue(ask("aws", "t1"))
 			r.front.on("AssumeRole", "", kind, 1)
 			orch.refresh(first.ID, 1).want(t, code)

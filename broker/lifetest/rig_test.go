@@ -206,7 +206,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 	p := &replica{store: &ledger{Store: s}, callers: auth.New(s, r.clock.Now), limits: broker.NewConcurrency(broker.ConcurrencyBounds{})}
 	cfg := broker.Config{
 		Ledger: p.store, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, Observer: watch,
-		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Second, SweepEvery: 5 * time.Millisecond,
+		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Minute, SweepEvery: 5 * time.Millisecond, LookEvery: time.Hour,
 	}
 	for _, option := range options {
 		option(&cfg)
@@ -466,10 +466,10 @@ const recount = `WITH real AS (
 ), kept AS (SELECT kind, key, live FROM live_counts WHERE live <> 0)
 SELECT count(*)::int FROM ((TABLE real EXCEPT TABLE kept) UNION ALL (TABLE kept EXCEPT TABLE real)) x`
 
-// eventually polls until ok, for at most 10 s.
+// eventually polls until ok.
 func eventually(t tb, what string, ok func() bool) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

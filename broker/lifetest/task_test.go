@@ -198,7 +198,7 @@ func TestChildTasks(t *testing.T) {
 func TestTaskEndsWhileAnIssuanceHangs(t *testing.T) {
 	t.Parallel()
 	for _, profile := range []string{"aws", "strict"} {
-		r := newRig(t, func(c *broker.Config) { c.UpstreamTimeout = 5 * time.Second })
+		r := newRig(t)
 		held := r.front.on("AssumeRole", "", late, 1)
 		q := ask(profile, "child", under("t1"))
 		var issuing func() reply

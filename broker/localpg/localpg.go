@@ -223,7 +223,8 @@ func (s *Server) run(ctx context.Context, cfg Config, logFile *os.File) error {
 		"log_min_messages=log", "log_min_error_statement=panic",
 	}
 	if cfg.Ephemeral {
-		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB")
+		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB",
+			"wal_level=minimal", "max_wal_senders=0", "jit=off")
 	}
 	for _, setting := range settings {
 		args = append(args, "-c", setting)

@@ -297,7 +297,7 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 // another test's transaction for a while.
 func noteTimes(t *testing.T, log *audit.Log, super *pgx.Conn) {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for read[int](t, super, "SELECT count(*) FROM event_stretches WHERE level = 0") < rows/256 {

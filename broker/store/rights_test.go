@@ -140,7 +140,7 @@ func TestCheck(t *testing.T) {
 // asAdmin cleans up behind a test, whose context has ended.
 func asAdmin(t testing.TB, db database, statements ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, db.admin)
 	if err != nil {

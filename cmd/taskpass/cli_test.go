@@ -59,7 +59,7 @@ func do(t *testing.T, args ...string) result {
 // doWith is do with that on standard input.
 func doWith(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	code := run(ctx, args, strings.NewReader(stdin), &stdout, &stderr)
@@ -116,10 +116,10 @@ func writeFile(t *testing.T, dir, name, text string) string {
 	return path
 }
 
-// await polls until ok, for at most 30 s.
+// await polls until ok.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(2 * time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -240,7 +240,7 @@ func call(t *testing.T, method, url, token, body string) (status int, text strin
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Minute}
 	response, err := client.Do(r)
 	if err != nil {
 		return 0, "", err

@@ -59,7 +59,7 @@ func (p peers) endsOnTime(t *testing.T) {
 	if time.Now().After(c.UpstreamExpiresAt) {
 		t.Error("STS's own session has ended meanwhile: this test shows nothing")
 	}
-	eventually(t, 10*time.Second, "it is listed as expired", func() bool { return p.credential(t, c.ID).Status == client.Expired })
+	eventually(t, "it is listed as expired", func() bool { return p.credential(t, c.ID).Status == client.Expired })
 }
 
 // A scope that allows everything still does not let a session make another, or change what holds it.

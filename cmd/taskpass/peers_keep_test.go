@@ -200,7 +200,7 @@ func (p peers) setsRightWhatOthersChange(t *testing.T) {
 	setRight := func(what, ours string) {
 		t.Helper()
 		edits++
-		eventually(t, 20*time.Second, what+" is set right", func() bool { return p.rolePolicy(t, role, awsprovider.PolicyName) == ours })
+		eventually(t, what+" is set right", func() bool { return p.rolePolicy(t, role, awsprovider.PolicyName) == ours })
 		found := p.findings(t, broker.EventUpstreamEdited, role)
 		if len(found) != edits {
 			t.Fatalf("%s: the record has %d of the %d changes: %+v", what, len(found), edits, found)

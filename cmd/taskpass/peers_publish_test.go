@@ -201,7 +201,7 @@ func (p peers) publishedHolds(t *testing.T) {
 	for range 2 { // the second process reads back what the first has published
 		t.Run("Serves", func(t *testing.T) {
 			url := b.start(t, config)
-			eventually(t, 30*time.Second, "all that is on the record is published", func() bool {
+			eventually(t, "all that is on the record is published", func() bool {
 				return metric(url, fmt.Sprintf("taskpass_audit_published_size{to=\"0:s3\"} %d", count("SELECT count(*) FROM events")))
 			})
 		})
@@ -210,7 +210,7 @@ func (p peers) publishedHolds(t *testing.T) {
 		SELECT count(*) FROM cut`)
 	t.Run("Refuses", func(t *testing.T) {
 		url := b.start(t, config)
-		eventually(t, 30*time.Second, "the cut record is refused", func() bool { return metric(url, "taskpass_audit_tree_refused 1") })
+		eventually(t, "the cut record is refused", func() bool { return metric(url, "taskpass_audit_tree_refused 1") })
 		if n := count("SELECT count(*) FROM tree_checkpoints"); n != 0 {
 			t.Errorf("%d checkpoints are signed", n)
 		}

@@ -210,7 +210,7 @@ func (a peerAgent) s3() *s3.Client {
 
 func (a peerAgent) get(t *testing.T, key string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	out, err := a.s3().GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(peerBucket), Key: &key})
 	if err != nil {

@@ -77,8 +77,9 @@ func refused(t *testing.T, what string, err error) {
 }
 
 // eventually waits until something holds that others bring about.
-func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
+	const within = 3 * time.Minute
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)

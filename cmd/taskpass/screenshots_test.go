@@ -1,4 +1,4 @@
-//go:build screenshots
+//go:build browser && screenshots
 
 package main
 

@@ -272,9 +272,11 @@ func TestWaitingObeysTheContext(t *testing.T) {
 		}
 	})
 	<-arrived
+	var given sync.WaitGroup
 	for i := range 2 { // one waits for its turn, the other for that one
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		given.Go(func() {
+			const soon = 50 * time.Millisecond // the call that is held outlasts any time
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
 			defer cancel()
 			_, err := p.Revoke(ctx, list[1+i])
 			if e := broker.AsError(err); err == nil || e.Code != broker.CodeUpstreamTimeout {
@@ -283,11 +285,10 @@ func TestWaitingObeysTheContext(t *testing.T) {
 			if errors.Is(err, broker.ErrNotMinted) {
 				t.Error("a revocation says that nothing was minted")
 			}
-			if i == 1 {
-				r.open()
-			}
 		})
 	}
+	given.Wait()
+	r.open()
 	wg.Wait()
 }
 

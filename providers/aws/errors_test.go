@@ -132,7 +132,7 @@ func TestMintWithoutAnAnswer(t *testing.T) {
 	})
 	p := w.provider(t)
 	for _, name := range []string{"deadline", "cancelled"} {
-		parent, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		parent, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		ctx := parent
 		if name == "deadline" {
 			ctx = providertest.ExpireAfter(parent, asked)

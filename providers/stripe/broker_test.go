@@ -34,7 +34,7 @@ func (r *rig) newBroker(t testing.TB, ledger *store.Store) *broker.Broker {
 		t.Fatal(err)
 	}
 	b, err := broker.New(broker.Config{
-		Ledger: ledger, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, UpstreamTimeout: 3 * time.Second,
+		Ledger: ledger, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, UpstreamTimeout: time.Minute,
 		Profiles: broker.Profiles{"billing": {
 			Name: "billing", Provider: "stripe", Scopes: r.config.ScopeNames(), MinTTL: time.Minute, DefaultTTL: 30 * time.Minute,
 			MaxTTL: 45 * time.Minute, Upstream: upstream, Allow: []broker.Rule{{Callers: []string{"orch"}}},
@@ -65,7 +65,9 @@ func TestBrokerRevokesManagedKey(t *testing.T) {
 		return i
 	}
 	ended, spared := issue(), issue()
+	b.UpstreamTimeout = time.Second // it looks whether the key is dead until then, and here it never is
 	c, err := b.Revoke(t.Context(), orchestrator, ended.ID, "leaked")
+	b.UpstreamTimeout = time.Minute
 	if err != nil || c.Version.State != broker.StateRevoking || c.Version.Revocation.Result != broker.ResultNone {
 		t.Fatalf("acknowledged: %s %+v, %v", c.Version.State, c.Version.Revocation, err)
 	}

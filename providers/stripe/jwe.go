@@ -1,7 +1,6 @@
 package stripe
 
 import (
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -41,7 +40,7 @@ func (m *managed) recipient() (*recipient, error) {
 	if m.keys != nil {
 		return m.keys, nil
 	}
-	private, err := rsa.GenerateKey(rand.Reader, keyBits)
+	private, err := m.GenerateKey()
 	if err != nil {
 		return nil, err
 	}

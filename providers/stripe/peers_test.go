@@ -60,7 +60,7 @@ func startMock(t *testing.T) string {
 		<-drained
 		_ = mock.Wait()
 	})
-	timer := time.NewTimer(20 * time.Second)
+	timer := time.NewTimer(2 * time.Minute)
 	defer timer.Stop()
 	select {
 	case a := <-address:

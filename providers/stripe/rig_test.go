@@ -3,6 +3,8 @@ package stripe_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -139,6 +141,8 @@ func newRig(t testing.TB, edit ...func(*sandbox.Config)) *rig {
 	return r
 }
 
+var sharedKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 func managed(c *stripe.Config) {
 	c.Mode, c.Account = "managed", account
 	none := time.Duration(0)
@@ -169,7 +173,8 @@ func (r *rig) open(t testing.TB, slots broker.Slots, edit ...func(*stripe.Config
 		t.Fatalf("configuration: %v", faults)
 	}
 	p, err := stripe.New(c, stripe.Deps{
-		Slots: slots, Handed: r.safe, Clock: r.clock.Now, PollEvery: time.Millisecond, Shared: c.Pool != nil && c.Pool.SharePercent > 0,
+		Slots: slots, Handed: r.safe, Clock: r.clock.Now, PollEvery: time.Millisecond, GenerateKey: sharedKey,
+		Shared: c.Pool != nil && c.Pool.SharePercent > 0,
 		Logger: slog.New(slog.NewTextHandler(locked{r.logMu, r.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
@@ -223,6 +228,24 @@ func (r *rig) alive(t testing.TB, c broker.Credential, secret broker.Bundle) boo
 		t.Fatalf("Stripe answers %d", status)
 		return false
 	}
+}
+
+// asked is closed once Stripe has had n more such calls.
+func (r *rig) asked(t testing.TB, pattern string, n int) <-chan struct{} {
+	want, had := r.Calls(pattern)+n, make(chan struct{})
+	tick := time.NewTicker(time.Millisecond)
+	go func() {
+		defer tick.Stop()
+		for r.Calls(pattern) < want {
+			select {
+			case <-t.Context().Done():
+				return
+			case <-tick.C:
+			}
+		}
+		close(had)
+	}()
+	return had
 }
 
 // logged fails the test if the provider's log shows a canary.

@@ -2,6 +2,8 @@ package stripe
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +21,10 @@ type Deps struct {
 	Logger *slog.Logger
 
 	PollEvery time.Duration // between looks whether an expired key is refused; zero: 1 s
+
+	// GenerateKey makes the key that live secrets are encrypted to; nil: a fresh RSA key. Tests share one, for making
+	// one takes half a second.
+	GenerateKey func() (*rsa.PrivateKey, error)
 }
 
 const pollEvery = time.Second
@@ -33,6 +39,9 @@ func New(cfg Config, deps Deps) (broker.Provider, error) {
 	}
 	if deps.PollEvery == 0 {
 		deps.PollEvery = pollEvery
+	}
+	if deps.GenerateKey == nil {
+		deps.GenerateKey = func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, keyBits) }
 	}
 	c, err := newClient(cfg)
 	if err != nil {

@@ -342,7 +342,7 @@ func TestBombsAreRefusedQuickly(t *testing.T) {
 		} else if len(err.Error()) > 1000 {
 			t.Errorf("%s: %.200s", name, err)
 		}
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := time.Since(begun); took > 2*time.Minute { // milliseconds on an idle machine, but hours if it expanded them
 			t.Errorf("%s: took %s", name, took)
 		}
 	}

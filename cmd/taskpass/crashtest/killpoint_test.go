@@ -58,7 +58,7 @@ func pointsIn(t *testing.T, room string) (found []string) {
 // A replica is killed at each point under load and started anew.
 func TestKilledAndRestarted(t *testing.T) {
 	t.Parallel()
-	eachPoint(t, "after_reply", func(t *testing.T, point string) {
+	eachPoint(t, 0, func(t *testing.T, point string) {
 		r := newRig(t)
 		warm := r.start("")
 		r.load(4, 8, warm)
@@ -74,8 +74,9 @@ func TestKilledAndRestarted(t *testing.T) {
 // A replica is killed at each point under load while another one goes on serving.
 func TestKilledBesideAnother(t *testing.T) {
 	t.Parallel()
-	eachPoint(t, "", func(t *testing.T, point string) {
+	eachPoint(t, 1, func(t *testing.T, point string) {
 		r := newRig(t)
+		r.settings.UpstreamTime = "10s"
 		survivor := r.start("")
 		r.load(4, 8, survivor)
 		r.settle()
@@ -86,10 +87,11 @@ func TestKilledBesideAnother(t *testing.T) {
 	})
 }
 
-// eachPoint runs test for each kill point; for the one named, or none, when tests are to be short.
-func eachPoint(t *testing.T, short string, test func(*testing.T, string)) {
-	for _, point := range killPoints {
-		if testing.Short() && point != short {
+// eachPoint runs test for each kill point; unless the tests are to be long, for every other one, beginning with the first or
+// the second; for "after_reply" alone when they are to be short.
+func eachPoint(t *testing.T, first int, test func(*testing.T, string)) {
+	for i, point := range killPoints {
+		if !long && i%2 != first || testing.Short() && point != "after_reply" {
 			continue
 		}
 		t.Run(point, func(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/taskpass/taskpass/openapi/client"
 	sandbox "github.com/taskpass/taskpass/providers/sandbox/aws"
@@ -128,12 +127,14 @@ func TestRevokedWhileARedeemedVersionBecomesActive(t *testing.T) {
 // heldActivation makes a call that mints a first version, and holds the row that it makes active.
 func (r *rig) heldActivation(call func() answer) (<-chan answer, func()) {
 	r.t.Helper()
-	r.aws.Inject(sandbox.Fault{Action: "AssumeRole", Kind: sandbox.SlowReply, Delay: 700 * time.Millisecond})
+	answer := make(chan struct{})
+	r.aws.Inject(sandbox.Fault{Action: "AssumeRole", Kind: sandbox.SlowReply, Until: answer})
 	done := aside(call)
 	r.eventually("a version is being minted", func() bool {
 		return r.count("SELECT count(*) FROM versions WHERE state = 'issuing' AND NOT unclaimed") == 1
 	})
 	release := r.hold("SELECT FROM versions FOR NO KEY UPDATE")
+	close(answer)
 	r.awaitWaiting(1)
 	return done, release
 }

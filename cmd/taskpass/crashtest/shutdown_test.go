@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
-	"time"
 
 	sandbox "github.com/taskpass/taskpass/providers/sandbox/aws"
 )
@@ -15,7 +14,8 @@ func TestStopsGracefully(t *testing.T) {
 	const underWay = 6
 	r := newRig(t)
 	p := r.start("")
-	r.aws.Inject(sandbox.Fault{Action: "AssumeRole", Kind: sandbox.SlowReply, Delay: 400 * time.Millisecond, Times: underWay})
+	reply := make(chan struct{})
+	r.aws.Inject(sandbox.Fault{Action: "AssumeRole", Kind: sandbox.SlowReply, Until: reply, Times: underWay})
 	var answers []<-chan answer
 	for i := range underWay {
 		answers = append(answers, aside(func() answer { return p.issue(awsRequest(fmt.Sprint("task-", i)), "") }))
@@ -27,6 +27,7 @@ func TestStopsGracefully(t *testing.T) {
 	r.eventually("it takes no more calls", func() bool {
 		return p.issue(awsRequest("late"), "").err != nil || p.dead()
 	})
+	close(reply)
 	for _, a := range answers {
 		if a := <-a; !a.ok() {
 			t.Errorf("a call that was under way is answered %s", a)

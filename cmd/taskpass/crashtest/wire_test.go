@@ -247,10 +247,12 @@ func TestDatabaseCutBetweenIntentAndOutcome(t *testing.T) {
 	r := newRig(t)
 	w := r.wireDatabase()
 	p := r.start("")
-	r.aws.Inject(sandbox.Fault{Action: "AssumeRole", Kind: sandbox.SlowReply, Delay: 500 * time.Millisecond})
+	reply := make(chan struct{})
+	r.aws.Inject(sandbox.Fault{Action: "AssumeRole", Kind: sandbox.SlowReply, Until: reply})
 	issued := aside(func() answer { return p.issue(awsRequest("task"), "") })
 	r.eventually("the upstream was asked", func() bool { return len(r.aws.Sessions()) == 1 })
 	w.Stop()
+	close(reply)
 	if a := <-issued; a.code != "unavailable" {
 		t.Errorf("answered %s, want unavailable", a)
 	}

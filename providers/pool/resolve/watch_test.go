@@ -34,7 +34,7 @@ func watched(t *testing.T, r *resolve.Resolver, every time.Duration, refs ...str
 	return told
 }
 
-const patience = time.Minute // a file that is written in place counts after broker.FileSettles
+const patience = 2 * time.Minute // a file that is written in place counts after broker.FileSettles
 
 func want(t *testing.T, told <-chan string, ref string) {
 	t.Helper()

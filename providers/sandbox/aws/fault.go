@@ -24,7 +24,7 @@ const (
 	DropReply
 	// Hang answers nothing until the client goes away or the server closes.
 	Hang
-	// SlowReply does the work, waits Delay of real time, then answers.
+	// SlowReply does the work, and answers after Delay of real time or, if there is an Until, when that is closed.
 	SlowReply
 	// StaleRead has an IAM read of a role's policies or of a managed policy see what was
 	// there before the last change of that role or policy, as IAM may for a while after
@@ -65,8 +65,9 @@ type Fault struct {
 	Body string
 	// Edit is Lie's, which must have it.
 	Edit func(body string) string
-	// Delay is for SlowReply.
+	// Delay and Until are for SlowReply.
 	Delay time.Duration
+	Until <-chan struct{}
 	// Times is how many calls it befalls. Zero: one. Negative: all, until ClearFaults.
 	Times int
 
@@ -97,14 +98,16 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, c *call) {
 		// The way a handler tells net/http to close the connection without an answer.
 		panic(http.ErrAbortHandler)
 	case Hang:
-		s.wait(c, nil)
+		s.wait(c, nil, nil)
 		panic(http.ErrAbortHandler)
 	case SlowReply:
 		held := &heldReply{header: w.Header().Clone()}
 		s.serve(held, c)
-		timer := time.NewTimer(f.Delay)
-		defer timer.Stop()
-		s.wait(c, timer.C)
+		var delay <-chan time.Time
+		if f.Until == nil {
+			delay = time.After(f.Delay)
+		}
+		s.wait(c, delay, f.Until)
 		held.release(w)
 	case StaleRead:
 		c.stale = true
@@ -121,12 +124,13 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, c *call) {
 	}
 }
 
-// wait returns when the client is gone, the server closes, or the timer fires.
-func (s *Server) wait(c *call, timer <-chan time.Time) {
+// wait returns when the client is gone, the server closes, the delay is over or until is closed.
+func (s *Server) wait(c *call, delay <-chan time.Time, until <-chan struct{}) {
 	select {
 	case <-c.Context().Done():
 	case <-s.closed:
-	case <-timer:
+	case <-delay:
+	case <-until:
 	}
 }
 

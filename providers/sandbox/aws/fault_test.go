@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 
+	"github.com/taskpass/taskpass/providers/providertest"
 	"github.com/taskpass/taskpass/providers/sandbox/aws"
 )
 
@@ -101,9 +102,19 @@ func TestFaultHang(t *testing.T) {
 	client := sts.NewFromConfig(b.broker())
 	in := &sts.AssumeRoleInput{RoleArn: sdk.String(roleARN), RoleSessionName: sdk.String("hung")}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := client.AssumeRole(ctx, in); !errors.Is(err, context.DeadlineExceeded) {
+	calls := func(n int) <-chan struct{} {
+		made := make(chan struct{})
+		go func() {
+			defer close(made)
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for b.AssumeRoleCalls() < n {
+				<-tick.C
+			}
+		}()
+		return made
+	}
+	if _, err := client.AssumeRole(providertest.ExpireAfter(t.Context(), calls(1)), in); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the client went away: %v", err)
 	}
 	done := make(chan error, 1)
@@ -111,9 +122,7 @@ func TestFaultHang(t *testing.T) {
 		_, err := client.AssumeRole(context.Background(), in)
 		done <- err
 	}()
-	for b.AssumeRoleCalls() < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	<-calls(2)
 	b.Close()
 	if err := <-done; err == nil {
 		t.Error("the server closed and yet there was an answer")
