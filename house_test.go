@@ -322,6 +322,8 @@ var (
 	starts  = regexp.MustCompile(`^\s*go \w|\bsync\.WaitGroup\b|\bgo func\b`)
 	ownsOne = map[string]string{ // who starts goroutines without a broker.Group, and why a panic in one ends no process
 		"broker/runner.go":                 "it is what recovers",
+		"broker/flights.go":                "each call is Recovered",
+		"broker/watch.go":                  "under Runner.Loop",
 		"broker/store/commit.go":           "under Runner.Loop",
 		"broker/store/notify.go":           "under Runner.Loop",
 		"cmd/taskpass/node.go":             "under Runner.Loop; the other is net/http's Serve",

@@ -50,7 +50,7 @@ func TestAbandonedMintIsRetryable(t *testing.T) {
 			h.vendor.behave(func(context.Context, broker.Credential, func()) error {
 				var err error
 				once.Do(func() {
-					h.clock.Advance(time.Minute) // far beyond upstream_timeout + 5 s
+					h.clock.Advance(2 * time.Minute) // far beyond upstream_timeout + 5 s
 					err = h.Sweep(context.Background())
 				})
 				return err
@@ -110,7 +110,7 @@ func TestLateIntentMintsNothing(t *testing.T) {
 	}
 }
 
-// lateIntent takes a minute to record an intent, while it has a clock.
+// lateIntent takes two minutes to record an intent, while it has a clock.
 type lateIntent struct {
 	broker.Ledger
 	clock *clock
@@ -118,7 +118,7 @@ type lateIntent struct {
 
 func (l *lateIntent) Begin(ctx context.Context, in broker.Intent) error {
 	if l.clock != nil {
-		defer l.clock.Advance(time.Minute)
+		defer l.clock.Advance(2 * time.Minute)
 	}
 	return l.Ledger.Begin(ctx, in)
 }

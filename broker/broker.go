@@ -99,7 +99,7 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Reached == nil {
 		cfg.Reached = func(string) {}
 	}
-	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger, cfg.LookEvery)}
+	b := &Broker{Config: cfg, watches: newWatches(cfg.Ledger, cfg.LookEvery, cfg.Runner)}
 	b.SetLimits(cfg.Limits)
 	if err := b.SetProfiles(cfg.Profiles); err != nil {
 		return nil, err

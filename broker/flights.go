@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -65,12 +64,10 @@ func (f *Flights[K, V]) run(ctx context.Context, key K, now *flight[V], limit ti
 
 func (c *flight[V]) call(ctx context.Context, limit time.Duration, fn func(context.Context) (V, error)) {
 	defer close(c.done)
-	defer func() {
-		if r := recover(); r != nil { // its value may hold a secret
-			c.err = fmt.Errorf("panic of type %T", r)
-		}
-	}()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	c.value, c.err = fn(ctx)
+	c.err = Recovered(func() (err error) {
+		c.value, err = fn(ctx)
+		return err
+	})
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -19,7 +18,8 @@ const (
 //
 // All watches of one process share their reads: one read of up to 256 credentials at a time, over one connection, when a
 // watch begins, when a credential has changed and each LookEvery. A watch ends after wait. Only if the database has
-// not answered at all by then does it go on, for up to five seconds from its beginning, and then answers unavailable.
+// not answered at all by then does it go on, for up to five seconds from its beginning, and then answers unavailable. So
+// does a watch under way once reads have failed for five seconds.
 func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen int, wait time.Duration) (c Credential, changed bool, err error) {
 	if err := caller.mayUse(useWatch); err != nil {
 		return c, false, err
@@ -28,6 +28,7 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 	defer b.watches.leave(w)
 	end := time.NewTimer(wait)
 	defer end.Stop()
+	var broken time.Time // since when reads have failed; zero: the latest has not
 	for known, over := false, false; ; {
 		select {
 		case <-ctx.Done():
@@ -37,12 +38,15 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 				return Credential{}, false, Errorf(CodeNotFound, "there is no such credential")
 			}
 			if err = now.err; err != nil {
-				if !known {
+				if broken.IsZero() {
+					broken = time.Now()
+				}
+				if !known || time.Since(broken) >= watchRead {
 					return c, false, err
 				}
 				continue // the next read may succeed
 			}
-			c, known = *now.Credential, true
+			c, known, broken = *now.Credential, true, time.Time{}
 			holds := c.Version.State == StateActive && c.Version.Cause != CauseCutOff || c.Version.State == StateIssuing
 			if c.Version.Number > seen || !holds {
 				return c, true, nil
@@ -69,6 +73,7 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, id CredentialID, seen
 type watches struct {
 	ledger Versions
 	every  time.Duration // between reads of what is watched; a notification may be lost with its connection
+	runner *Runner
 
 	mu    sync.Mutex
 	by    map[CredentialID]map[*watch]struct{}
@@ -92,8 +97,8 @@ type state struct {
 	err error
 }
 
-func newWatches(ledger Versions, every time.Duration) *watches {
-	return &watches{ledger: ledger, every: every, by: map[CredentialID]map[*watch]struct{}{}, due: map[CredentialID]struct{}{}, wake: make(chan struct{}, 1)}
+func newWatches(ledger Versions, every time.Duration, runner *Runner) *watches {
+	return &watches{ledger: ledger, every: every, runner: runner, by: map[CredentialID]map[*watch]struct{}{}, due: map[CredentialID]struct{}{}, wake: make(chan struct{}, 1)}
 }
 
 func (h *watches) join(id CredentialID) *watch {
@@ -113,7 +118,7 @@ func (h *watches) join(id CredentialID) *watch {
 	h.due[id] = struct{}{}
 	if !h.loop {
 		h.loop = true
-		go h.run()
+		go h.runner.Loop(context.Background(), "watches", h.run)
 	}
 	h.signal()
 	return w
@@ -155,7 +160,7 @@ func (h *watches) signal() {
 	}
 }
 
-func (h *watches) run() {
+func (h *watches) run(context.Context) {
 	tick := time.NewTicker(h.every)
 	defer tick.Stop()
 	for {
@@ -230,7 +235,7 @@ func (h *watches) look(ids []CredentialID, number int) {
 	}
 }
 
-// safely reads within the limit. A panic is an error: it must not end the process, and its value may hold a secret.
+// safely reads within the limit. A panic of the ledger is an error, so that whoever watches is answered.
 func (h *watches) safely(ids []CredentialID) (list []Credential, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), watchRead)
 	defer cancel()
@@ -240,10 +245,9 @@ func (h *watches) safely(ids []CredentialID) (list []Credential, err error) {
 		cancel()
 	}
 	h.mu.Unlock()
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic of type %T", r)
-		}
-	}()
-	return h.ledger.CredentialsByID(ctx, ids)
+	err = h.runner.Do(ctx, "watches", func() (err error) {
+		list, err = h.ledger.CredentialsByID(ctx, ids)
+		return err
+	})
+	return list, err
 }

@@ -6,12 +6,12 @@ import (
 	"io"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/broker"
 )
 
 // checkpoints are the stored ones, up to the newest when the reading began.
@@ -121,7 +121,7 @@ func (c checkpoints) altered() (tree.Report, error) {
 
 // open verifies signatures on all processors, for each takes some 60 microseconds.
 func (c checkpoints) open(page []storedCheckpoint) {
-	var wg sync.WaitGroup
+	var wg broker.Group
 	for part := range slices.Chunk(page, max(len(page)/runtime.GOMAXPROCS(0), 64)) {
 		wg.Go(func() {
 			for i := range part {

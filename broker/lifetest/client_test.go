@@ -285,11 +285,18 @@ func (c caller) lookTask(id string) reply {
 	return r
 }
 
-func (c caller) endTask(id string) reply {
+func (c caller) endTask(id string) reply { return c.endTaskOf("", id) }
+
+// endTaskOf names the caller that the task belongs to, unless owner is empty.
+func (c caller) endTaskOf(owner, id string) reply {
 	c.t.Helper()
+	params := &client.EndTaskParams{}
+	if owner != "" {
+		params.Caller = &owner
+	}
 	api, ctx, cancel := c.api()
 	defer cancel()
-	a, err := api.EndTaskWithResponse(ctx, id, nil, client.EndTaskRequest{Outcome: "done"})
+	a, err := api.EndTaskWithResponse(ctx, id, params, client.EndTaskRequest{Outcome: "done"})
 	if err != nil {
 		return c.base(err, nil, nil)
 	}

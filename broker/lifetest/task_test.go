@@ -238,7 +238,9 @@ func TestWhoEndsATask(t *testing.T) {
 	r.as("orch").endTask("t1").want(t, http.StatusOK)
 	r.wantAlive("mine", mine.Secret, "t1", false)
 	r.wantAlive("another caller's of the same task id", theirs.Secret, "t1", true)
-	r.as("ops").endTask("t1").want(t, http.StatusOK) // whosoever's
+	r.as("ops").endTask("t1").want(t, broker.CodeConflict) // of which caller?
+	r.wantAlive("nobody said whose", theirs.Secret, "t1", true)
+	r.as("ops").endTaskOf("other", "t1").want(t, http.StatusOK)
 	r.wantAlive("after the operator's end", theirs.Secret, "t1", false)
 	for _, e := range r.events("t1") {
 		if e.Type == string(broker.EventTaskEnded) && e.Caller.Name != "orch" && e.Caller.Name != "ops" {

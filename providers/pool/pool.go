@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -223,8 +222,10 @@ func (p *Provider) Keep(ctx context.Context) (time.Time, error) {
 // Watch implements broker.Watcher: a value that changes at its source is looked at now, and what is wrong with others
 // is known on this replica too.
 func (p *Provider) Watch(ctx context.Context) {
-	var looking sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	looking := broker.Group{Panicked: stop}
 	defer looking.Wait()
+	defer stop()
 	looking.Go(func() {
 		_, _ = p.keys(ctx) // for its problems
 		for pause(ctx, p.cfg.CheckEvery*3/4+rand.N(p.cfg.CheckEvery/2)) {

@@ -172,6 +172,7 @@ profiles:
     allow: [{callers: ["*"]}]
     pool:
       name: crash
+      share_percent: 100 # shares have tests of their own
       scopes: [use]
       disclosed: accept
       keys:
