@@ -1,6 +1,7 @@
 package lifetest
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 // shared is a pool of n keys that orch and other both use.
 func shared(t *testing.T, n int, c pool.Config) *pools {
 	t.Helper()
-	c.SharePercent = broker.DefaultSharePercent
+	c.SharePercent = cmp.Or(c.SharePercent, broker.DefaultSharePercent)
 	p := newPools(t, map[string]pool.Config{"p": c})
 	p.hand(n)
 	return p
@@ -154,16 +155,21 @@ func TestShareOfRareKeys(t *testing.T) {
 	p.sound()
 }
 
-// A pool that one caller uses has no share.
-func TestNoShareForOneCaller(t *testing.T) {
+// A pool that one caller uses has no share, nor has one that each caller may use wholly: what is taken is taken.
+func TestNoShare(t *testing.T) {
 	t.Parallel()
-	p := newPools(t, map[string]pool.Config{"p": {}})
-	p.hand(4)
-	for i := range 4 {
-		p.as("orch").revoke(p.mustIssue(ask("p", fmt.Sprint("t", i))).ID).want(t, http.StatusAccepted)
+	for name, percent := range map[string]int{"one caller": 0, "all of it for each": 100} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPools(t, map[string]pool.Config{"p": {SharePercent: percent}})
+			p.hand(4)
+			for i := range 4 {
+				p.as("orch").revoke(p.mustIssue(ask("p", fmt.Sprint("t", i))).ID).want(t, http.StatusAccepted)
+			}
+			p.as("orch").issue(ask("p", "t5")).want(t, broker.CodePoolExhausted)
+			p.sound()
+		})
 	}
-	p.as("orch").issue(ask("p", "t5")).want(t, broker.CodePoolExhausted)
-	p.sound()
 }
 
 // What no header can carry is refused by hand, with the reason and without the value.
