@@ -109,9 +109,9 @@ func (p *pooled) readable(ctx context.Context) (keys []poolKey, reasons []string
 	return keys, reasons
 }
 
-// share is what one caller may use of the pool; zero where only one caller may use it.
+// share is what one caller may use of the pool; zero where only one caller may use it, or each may use all.
 func (p *pooled) share(keys []poolKey) broker.Share {
-	if !p.Shared {
+	if !p.Shared || p.cfg.Pool.SharePercent == 100 {
 		return broker.Share{}
 	}
 	all := make([]broker.KeyChoice, len(keys))
