@@ -16,7 +16,8 @@ import (
 func (r *rig) fill(profile string) {
 	r.t.Helper()
 	// Somebody else's policy leaves room for few: 10,240 characters hold about 477 entries of 21.
-	crowd := `{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"ec2:*","Resource":"` + strings.Repeat("x", 420*21) + `"}]}`
+	crowd := `{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"s3:ListBucket","Resource":"arn:aws:s3:::` +
+		strings.Repeat("x", 420*21) + `"}]}`
 	if err := r.vendor.SetRolePolicy(profile, "crowd", crowd); err != nil {
 		r.t.Fatal(err)
 	}
