@@ -43,7 +43,8 @@ test-race: setup ## the tests under the race detector (needs a C compiler)
 test-long: setup ## longer matrices and sequences: crashes, configuration, the record's proof, the model, the fleet of keys
 	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 30m ./cmd/taskpass/crashtest ./cmd/taskpass/config ./audit/tree
 	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 30m -run 'TestThousands|TestTilesOfTiles' ./audit/sequence
-	$(GO) test -count=1 -timeout 30m -run 'TestModel|TestFleet' ./broker/lifetest -rapid.checks=60 -fleet.rounds=12
+	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 30m -run TestSearchesByTime ./audit
+	TASKPASS_LONG=1 $(GO) test -count=1 -timeout 30m -run 'TestModel|TestFleet|TestRotationUnderLoad' ./broker/lifetest -rapid.checks=60 -fleet.rounds=12
 
 .PHONY: test-browser
 test-browser: setup ## the console in Chromium, in both colour schemes and on a phone's width

@@ -107,7 +107,7 @@ func TestTraceAtATime(t *testing.T) {
 		t.Fatalf("%d versions, more %v, %v", len(all.Held), all.More, err)
 	}
 	fewest := 90
-	for range 100 {
+	for range 40 {
 		at := base.Add(time.Duration(random.IntN(32*60)) * time.Minute)
 		want := slices.DeleteFunc(slices.Clone(all.Held), func(h audit.Held) bool {
 			return h.IssuedAt.Add(-5*time.Minute).After(at) || h.Life.Since != nil && h.Life.Since.Add(5*time.Minute).Before(at)

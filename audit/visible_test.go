@@ -42,7 +42,9 @@ func TestVisible(t *testing.T) {
 func TestVisibleIsTheSameJSON(t *testing.T) {
 	t.Parallel()
 	for r := rune(0); r <= unicode.MaxRune; r++ {
-		if r >= 0xd800 && r < 0xe000 {
+		// Beyond these are ideographs, private use and nothing, of which every 97th is tried.
+		dense := r < 0x3400 || r >= 0xf900 && r < 0x20000 || r>>12 == 0xe0
+		if !dense && r%97 != 0 || r >= 0xd800 && r < 0xe000 {
 			continue
 		}
 		text, err := json.Marshal(string(r))

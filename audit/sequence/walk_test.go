@@ -12,7 +12,7 @@ import (
 // keep copies the record and its tree aside, and gives what brings them back.
 func (r *record) keep() (restore func()) {
 	r.t.Helper()
-	tables := []string{"events", "tree_leaves", "tree_tiles"}
+	tables := []string{"events", "tree_leaves", "tree_tiles", "tree_checkpoints"}
 	for _, table := range tables {
 		r.tamper("CREATE TABLE kept_" + table + " AS TABLE " + table)
 	}

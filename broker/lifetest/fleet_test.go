@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	fleetRounds = flag.Int("fleet.rounds", 6, "rounds of TestFleet")
+	fleetRounds = flag.Int("fleet.rounds", 3, "rounds of TestFleet")
 	fleetSeed   = flag.Uint64("fleet.seed", 1, "its seed")
 )
 
@@ -93,7 +93,7 @@ func TestFleet(t *testing.T) {
 	for round := range *fleetRounds {
 		f.round(round, members)
 	}
-	if f.given < fleetKeys || *fleetRounds >= 6 && f.died == 0 {
+	if f.given < fleetKeys || *fleetRounds >= 3 && f.died == 0 {
 		t.Errorf("%d keys were given out, %d requests died: this proves nothing", f.given, f.died)
 	}
 	f.wind(members)

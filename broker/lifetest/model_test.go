@@ -21,7 +21,7 @@ var modelLimits = broker.Limits{PerTask: 6, PerAgent: 9, PerProfile: 9, PerCalle
 // against a model that is simple enough to be believed. -rapid.checks and -rapid.steps make it longer.
 // The sequences are the same each time; `make test-model` plays new ones.
 func TestModel(t *testing.T) {
-	for name, value := range map[string]string{"rapid.seed": "1", "rapid.checks": "15", "rapid.nofailfile": "true", "rapid.shrinktime": "20s"} {
+	for name, value := range map[string]string{"rapid.seed": "1", "rapid.checks": "8", "rapid.nofailfile": "true", "rapid.shrinktime": "20s"} {
 		set := false
 		flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
 		if !set {

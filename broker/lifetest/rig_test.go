@@ -206,7 +206,7 @@ func (r *rig) openReplica(sealer broker.Sealer, options []func(*broker.Config)) 
 	p := &replica{store: &ledger{Store: s}, callers: auth.New(s, r.clock.Now), limits: broker.NewConcurrency(broker.ConcurrencyBounds{})}
 	cfg := broker.Config{
 		Ledger: p.store, Sealer: sealer, Policy: policy.Policy{}, Clock: r.clock.Now, Logger: logger, Observer: watch,
-		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Minute, SweepEvery: 5 * time.Millisecond, LookEvery: time.Hour,
+		Profiles: r.profiles(s, sealer, logger), UpstreamTimeout: time.Minute, SweepEvery: 20 * time.Millisecond, LookEvery: time.Hour,
 	}
 	for _, option := range options {
 		option(&cfg)

@@ -67,8 +67,10 @@ func New(cfg Config, deps Deps) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, slots: deps.Slots, seal: deps.Sealer, clock: deps.Clock,
-		shared: deps.Shared && cfg.SharePercent < 100}
+	p := &Provider{
+		cfg: cfg, slots: deps.Slots, seal: deps.Sealer, clock: deps.Clock,
+		shared: deps.Shared && cfg.SharePercent < 100, // a caller that may use every key meets the pool's end, not its share's
+	}
 	if p.logger = deps.Logger; p.logger == nil {
 		p.logger = slog.New(slog.DiscardHandler)
 	}

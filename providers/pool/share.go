@@ -12,7 +12,7 @@ import (
 // at will.
 const probeEvery = time.Minute
 
-// share is what one caller may use of the pool; zero where only one caller may use it. Keys that fit a request have a
+// share is what one caller may use of the pool; zero where only one caller may use it, or each may use all. Keys that fit a request have a
 // share of their own, so that the few that have a rare scope are not one caller's either.
 func (p *Provider) share(all, fit []key) broker.Share {
 	if !p.shared {

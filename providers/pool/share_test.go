@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -232,5 +233,23 @@ func TestUnusableKeysAreNamed(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "C4n4ry") || strings.Contains(p.Problems()["k1"], "C4n4ry") {
 		t.Errorf("a value is shown:\n%s", &log)
+	}
+}
+
+// A share of the whole pool is none: what its caller meets is the end of the pool, which no share_percent can help.
+func TestShareOfAllIsNone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	ledger := replicas(t, 1)[0]
+	p := r.sharedBy(t, ledger, 100)
+	for range 2 {
+		r.takeFor(t, p, ledger, "a")
+	}
+	c := r.credential("")
+	c.Caller = "a"
+	c = providertest.Intend(t, ledger, p, c, r.clock.Now(), time.Hour)
+	_, err := p.Mint(t.Context(), c)
+	if e, ok := errors.AsType[*broker.Error](err); !ok || e.Code != broker.CodePoolExhausted {
+		t.Errorf("a caller that holds every key is answered %v, want %s", err, broker.CodePoolExhausted)
 	}
 }

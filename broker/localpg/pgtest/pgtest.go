@@ -58,6 +58,7 @@ type cluster struct {
 	admin    string // superuser's name
 	password string
 	template string
+	strategy string     // of copying it: see chooseStrategy
 	creating sync.Mutex // PostgreSQL refuses to copy a template twice at a time
 }
 
@@ -108,6 +109,9 @@ func run(m *testing.M, template func(ctx context.Context, db DB) error) (code in
 	if err := c.exec("CREATE DATABASE " + c.template); err != nil {
 		return 1, err
 	}
+	if err := c.chooseStrategy(ctx); err != nil {
+		return 1, err
+	}
 	if template != nil {
 		if err := template(ctx, c.db(c.template)); err != nil {
 			return 1, fmt.Errorf("build the template database: %w", err)
@@ -127,7 +131,7 @@ func New(t testing.TB) DB {
 	}
 	name := "test_" + suffix()
 	c.creating.Lock()
-	err := c.exec("CREATE DATABASE " + name + " TEMPLATE " + c.template)
+	err := c.exec("CREATE DATABASE " + name + " TEMPLATE " + c.template + c.strategy)
 	c.creating.Unlock()
 	if err != nil {
 		t.Fatalf("pgtest.New: %v", err)
@@ -145,6 +149,24 @@ func (c *cluster) db(name string) DB {
 		Name: name, AdminURL: c.url(c.admin, name), Password: c.password,
 		url: func(user string) string { return c.url(user, name) },
 	}
+}
+
+// chooseStrategy has databases copied as files, with the template's cache of its catalogues: that takes a third of the CPU
+// of a copy through WAL. PostgreSQL 14 knows no STRATEGY and always copies files.
+func (c *cluster) chooseStrategy(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, c.url(c.admin, "postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	var version int
+	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
+		return fmt.Errorf("ask for the server's version: %w", err)
+	}
+	if version >= 150_000 {
+		c.strategy = " STRATEGY FILE_COPY"
+	}
+	return nil
 }
 
 // exec runs one statement that has no place in a transaction, as superuser.

@@ -60,11 +60,7 @@ func TestKilledAndRestarted(t *testing.T) {
 	t.Parallel()
 	eachPoint(t, 0, func(t *testing.T, point string) {
 		r := newRig(t)
-		warm := r.start("")
-		r.load(4, 8, warm)
-		r.settle() // the victim is to die under load, not of what was due before
-		warm.stop()
-		victim := r.start(point)
+		victim := r.start(point + ":6") // by then there is something to lose
 		r.load(6, 200, victim)
 		victim.awaitKilled()
 		r.aftermath(r.start(""))
@@ -78,9 +74,7 @@ func TestKilledBesideAnother(t *testing.T) {
 		r := newRig(t)
 		r.settings.UpstreamTime = "10s"
 		survivor := r.start("")
-		r.load(4, 8, survivor)
-		r.settle()
-		victim := r.start(point)
+		victim := r.start(point + ":6")
 		r.load(6, 200, victim, survivor)
 		victim.awaitKilled()
 		r.aftermath(survivor)

@@ -153,7 +153,8 @@ func TestFaultsOnTheWire(t *testing.T) {
 	t.Parallel()
 	for _, to := range []string{"postgres", "aws"} {
 		for name, f := range faults {
-			if testing.Short() && (to != "aws" || name != "cut mid-reply") {
+			usual := slices.Contains([]string{"reset", "no reply", "cut mid-reply"}, name) // all of them by make test-long
+			if !usual && !long || testing.Short() && (to != "aws" || name != "cut mid-reply") {
 				continue
 			}
 			t.Run(to+"/"+name, func(t *testing.T) {
