@@ -2,8 +2,11 @@ package broker_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +124,58 @@ func (l *lateIntent) Begin(ctx context.Context, in broker.Intent) error {
 		defer l.clock.Advance(2 * time.Minute)
 	}
 	return l.Ledger.Begin(ctx, in)
+}
+
+// lostAnswer commits activations and, while it is on, answers as if the connection was lost before it heard of that.
+type lostAnswer struct {
+	broker.Ledger
+	on atomic.Bool
+}
+
+func (l *lostAnswer) Activate(ctx context.Context, c broker.Credential, sealed []byte, overlap time.Time, e broker.Event) error {
+	err := l.Ledger.Activate(ctx, c, sealed, overlap, e)
+	if err == nil && l.on.Load() {
+		return errors.New("the connection was lost")
+	}
+	return err
+}
+
+// An activation that was committed, of which the broker did not hear, is abandoned: nobody asked for its end, so the same
+// request may be tried again, whether or not what was abandoned has ended by then.
+func TestUnheardActivationIsRetryable(t *testing.T) {
+	t.Parallel()
+	for name, call := range operations {
+		for _, ends := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, ends: %v", name, ends), func(t *testing.T) {
+				t.Parallel()
+				var lost *lostAnswer
+				h := newHouse(t, func(c *broker.Config) { lost = &lostAnswer{Ledger: c.Ledger}; c.Ledger = lost })
+				known, ticket := h.issue("t"), h.ticket("t")
+				lost.on.Store(true)
+				if !ends {
+					h.vendor.behave(nil, func(context.Context, broker.Credential) (broker.Revocation, error) {
+						return broker.Revocation{}, errors.New("down")
+					})
+				}
+				wantCode(t, name, call(t.Context(), h, known, ticket), broker.CodeUnavailable)
+				lost.on.Store(false)
+				if name == "redeem" {
+					return
+				}
+				if r, err := h.Resolve(t.Context(), orchestrator, known.ID, 0); err != nil || r.Version.Number != 1 {
+					t.Errorf("its holder resolves version %d: %v", r.Version.Number, err)
+				}
+				if err := call(t.Context(), h, known, ticket); err != nil {
+					t.Errorf("tried again: %v", err)
+				}
+				if _, err := h.Revoke(t.Context(), orchestrator, known.ID, ""); err != nil {
+					t.Fatal(err)
+				}
+				_, err := h.Refresh(t.Context(), orchestrator, known.ID, 0, "")
+				wantCode(t, "refreshed after a revocation", err, broker.CodeCredentialEnded)
+			})
+		}
+	}
 }
 
 // Under a lock of the whole table, which outlasts the time for minting, nothing is answered that forbids another try.

@@ -67,10 +67,7 @@ func (b *Broker) EndTask(ctx context.Context, caller Caller, id, owner, outcome 
 		}
 	}
 	t.Outcome = outcome
-	now := b.now()
-	ended, err := b.Ledger.EndTask(ctx, t, now.Add(b.mintTime()), func(e Task) Event {
-		return endedEvent(caller, now, t.Caller, e, outcome)
-	})
+	ended, err := b.markEnded(ctx, caller, t)
 	if err != nil {
 		return TaskView{}, err
 	}
@@ -81,6 +78,23 @@ func (b *Broker) EndTask(ctx context.Context, caller Caller, id, owner, outcome 
 		}
 	}
 	return b.viewTask(ctx, caller, id, t.Caller)
+}
+
+// markEnded marks a task and all below it as ended, and answers those that were not yet. It marks twice: the first time
+// does not see a task that was added below, and issued for, while the database was carrying it out. Once that is committed
+// nothing is issued below any more, so the second time sees all.
+func (b *Broker) markEnded(ctx context.Context, caller Caller, t Task) (ended []Task, err error) {
+	for range 2 {
+		now := b.now()
+		marked, err := b.Ledger.EndTask(ctx, t, now.Add(b.mintTime()), func(e Task) Event {
+			return endedEvent(caller, now, t.Caller, e, t.Outcome)
+		})
+		if err != nil {
+			return nil, err // what is marked is due: the sweeper goes on with it
+		}
+		ended = append(ended, marked...)
+	}
+	return ended, nil
 }
 
 // endedEvent is the event of a task's end. Where somebody else than its owner ends it, the trace says whose task it was.
@@ -120,7 +134,12 @@ func (b *Broker) finishTask(ctx context.Context, caller Caller, t Task) error {
 func (b *Broker) sweepTasks(ctx context.Context) error {
 	tasks, err := b.Ledger.ClaimTasks(ctx, b.now(), sweepLease, sweepWorkers)
 	for _, t := range tasks {
-		err = errors.Join(err, b.Runner.Do(ctx, "end tasks", func() error { return b.finishTask(ctx, sweeper, t) }))
+		err = errors.Join(err, b.Runner.Do(ctx, "end tasks", func() error {
+			if _, err := b.markEnded(ctx, sweeper, t); err != nil { // those below that are marked now are due themselves
+				return err
+			}
+			return b.finishTask(ctx, sweeper, t)
+		}))
 	}
 	return err
 }

@@ -23,6 +23,9 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 	var want *RequestKey
 	for {
 		c, err := b.find(ctx, caller, useRefresh, id)
+		if err == nil {
+			c, err = b.held(ctx, c)
+		}
 		if err != nil {
 			return Issued{}, err
 		}
@@ -50,7 +53,11 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 			seen = c.Version.Number
 		}
 		if seen < c.Version.Number && c.Version.State == StateActive {
-			return b.open(ctx, caller, c)
+			issued, err := b.open(ctx, caller, c)
+			if errors.Is(err, ErrMoved) {
+				continue
+			}
+			return issued, err
 		}
 		latest, err := b.Ledger.Latest(ctx, id)
 		if err != nil {
@@ -63,6 +70,9 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 		}
 		if latest.Version.Number > c.Version.Number { // it, or one before it, may be the current one by now
 			now, err := b.Ledger.Credential(ctx, id)
+			if err == nil {
+				now, err = b.held(ctx, now)
+			}
 			if err != nil {
 				return Issued{Credential: c}, err
 			}
@@ -87,6 +97,24 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 	}
 }
 
+// held is a credential with the version that its holder has. That is the current one, unless that was abandoned, which
+// nobody was given: then it is the newest that still works and was not asked to end for another reason than that one.
+func (b *Broker) held(ctx context.Context, c Credential) (Credential, error) {
+	if c.Version.Cause != CauseAbandoned {
+		return c, nil
+	}
+	alive, err := b.Ledger.Alive(ctx, c.ID)
+	has := c
+	for _, a := range alive {
+		v := a.Version
+		works := v.State == StateActive && (v.Cause == CauseNone || v.Cause == CauseReplaced)
+		if works && (has.Version.Cause == CauseAbandoned || v.Number > has.Version.Number) {
+			has = a
+		}
+	}
+	return has, err
+}
+
 // Resolved is the current secret of a credential, for who holds the reference.
 type Resolved struct {
 	Issued
@@ -98,6 +126,9 @@ type Resolved struct {
 // the version that the holder has; zero for none.
 func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, known int) (Resolved, error) {
 	c, err := b.find(ctx, caller, useResolve, id)
+	if err == nil {
+		c, err = b.held(ctx, c)
+	}
 	if err != nil {
 		return Resolved{}, err
 	}

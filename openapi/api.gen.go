@@ -947,8 +947,11 @@ type TaskID = string
 
 // ListAuditEventsParams defines parameters for ListAuditEvents.
 type ListAuditEventsParams struct {
-	TaskID       *string `form:"task_id,omitempty" json:"task_id,omitempty"`
-	AgentID      *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
+	TaskID  *string `form:"task_id,omitempty" json:"task_id,omitempty"`
+	AgentID *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
+
+	// Caller Who acted. What the broker and operators did to a caller's credentials has other callers; a `task_id` that
+	// several callers use finds the events of all. `credential_id` finds those of one.
 	Caller       *string `form:"caller,omitempty" json:"caller,omitempty"`
 	Profile      *string `form:"profile,omitempty" json:"profile,omitempty"`
 	Provider     *string `form:"provider,omitempty" json:"provider,omitempty"`

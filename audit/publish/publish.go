@@ -89,7 +89,6 @@ func (q *Queue) Run(ctx context.Context) {
 			wait := q.Every
 			if err := q.try(ctx, c); err != nil {
 				q.Logger.Warn("a checkpoint is not published: it will be tried again", "to", q.Name, "size", c.Size, "error", err)
-				q.again(c)
 				wait = q.Retry
 			}
 			if wait > 0 {
@@ -99,7 +98,7 @@ func (q *Queue) Run(ctx context.Context) {
 	}
 }
 
-// again puts back what failed, unless a newer one waits.
+// again puts back what was not taken, unless a newer one waits.
 func (q *Queue) again(c tree.Checkpoint) {
 	select {
 	case q.mail <- c:
@@ -107,12 +106,20 @@ func (q *Queue) again(c tree.Checkpoint) {
 	}
 }
 
+// try hands a checkpoint over once. One that is not taken is put back, after a panic too.
 func (q *Queue) try(ctx context.Context, c tree.Checkpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, q.Limit)
 	defer cancel()
+	taken := false
+	defer func() {
+		if !taken {
+			q.again(c)
+		}
+	}()
 	if err := q.To.Put(ctx, c); err != nil {
 		return err
 	}
+	taken = true
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.done = c

@@ -237,3 +237,47 @@ func TestQueue(t *testing.T) {
 		t.Errorf("the last is lost: %d", q.Done().Size)
 	}
 }
+
+// failing panics at its first try.
+type failing struct {
+	tries int
+	taken chan tree.Checkpoint
+}
+
+func (f *failing) Put(_ context.Context, c tree.Checkpoint) error {
+	if f.tries++; f.tries == 1 {
+		panic("C4n4ry")
+	}
+	f.taken <- c
+	return nil
+}
+
+// A destination that panics gets the checkpoint again once the queue runs again, even if no other one follows.
+func TestAPanicLosesNoCheckpoint(t *testing.T) {
+	t.Parallel()
+	to := &failing{taken: make(chan tree.Checkpoint, 1)}
+	q, err := publish.New(publish.Config{To: to, Name: "x", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Publish(sign(t, newSigner(t), 3))
+	runner := broker.NewRunner(nil)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	run := func() error { q.Run(ctx); return nil }
+	if err := runner.Do(ctx, "publish", run); err == nil {
+		t.Fatal("no panic")
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = runner.Do(ctx, "publish", run) })
+	defer wg.Wait()
+	defer stop()
+	select {
+	case c := <-to.taken:
+		if c.Size != 3 {
+			t.Errorf("size %d", c.Size)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it is not tried again")
+	}
+}

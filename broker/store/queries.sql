@@ -472,13 +472,18 @@ WHERE NOT (task_has_ended(@caller, @parent_id)
     AND EXISTS (SELECT FROM credentials c WHERE c.task_id = @id AND c.caller = @caller))
 ON CONFLICT DO NOTHING;
 
--- FindTasks also finds tasks of which only credentials are known: one row for each caller, and none is left out.
+-- FindTasks also finds tasks of which only credentials are known, or only that they are the parent of another one: one row
+-- for each caller, and none is left out. A parent is looked for caller by caller, for that is how tasks_by_parent begins.
 -- name: FindTasks :many
 SELECT t.caller::text AS caller, COALESCE(k.parent_id, '')::text AS parent_id, k.ended_at, COALESCE(k.outcome, '')::text AS outcome
 FROM (
     SELECT DISTINCT c.caller FROM credentials c WHERE c.task_id = @id AND (@caller::text = '' OR c.caller = @caller)
     UNION
     SELECT o.caller FROM tasks o WHERE o.id = @id AND (@caller::text = '' OR o.caller = @caller)
+    UNION
+    SELECT w.name FROM callers w
+        CROSS JOIN LATERAL (SELECT FROM tasks o WHERE o.caller = w.name AND o.parent_id = @id LIMIT 1) o
+    WHERE @caller::text = '' OR w.name = @caller
 ) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = @id
 ORDER BY t.caller;
 

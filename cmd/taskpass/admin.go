@@ -140,12 +140,26 @@ func withTokens(ctx context.Context, d database, fn func(*auth.Authenticator, *s
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(ctx, store.Config{URL: url, From: from, MaxConns: 2})
+	callers, s, err := openTokens(ctx, store.Config{URL: url, From: from, MaxConns: 2})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	return fn(auth.New(s, nil), s)
+	return fn(callers, s)
+}
+
+// openTokens opens the tokens of a database. Their ends, and the events, are by its clock, as in serve: this machine's may
+// be another.
+func openTokens(ctx context.Context, cfg store.Config) (*auth.Authenticator, *store.Store, error) {
+	s, err := store.Open(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.MeasureClock(ctx); err != nil {
+		s.Close()
+		return nil, nil, err
+	}
+	return auth.New(s, s.Now), s, nil
 }
 
 // operatorHere is who runs a command on this machine, for the record.

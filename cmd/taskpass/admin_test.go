@@ -10,10 +10,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/taskpass/taskpass/broker"
+	"github.com/taskpass/taskpass/broker/auth"
 	"github.com/taskpass/taskpass/broker/localpg/pgtest"
 	"github.com/taskpass/taskpass/broker/seal"
+	"github.com/taskpass/taskpass/broker/store"
 )
 
 const (
@@ -186,6 +189,30 @@ func TestTokenCommands(t *testing.T) {
 	mustFail(t, 1, nil, with("token", "create", "--role", "operator", "--name", "x", "--ttl", "9601h")...)
 	mustFail(t, 2, []string{"--role"}, with("token", "create", "--role", "root", "--name", "x")...)
 	mustFail(t, 2, nil, with("token", "create", "--role", "operator", "--name", "x", "--ttl", "-1")...)
+}
+
+// A token lives as long as was asked for, by the database's clock, wherever it is made.
+func TestTokenCreateTakesTheDatabasesClock(t *testing.T) {
+	t.Parallel()
+	_, _, file := migrated(t)
+	url, _, err := database{DatabaseURLFile: file}.url()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, off := range []time.Duration{-12 * time.Hour, 12 * time.Hour} {
+		callers, s, err := openTokens(t.Context(), store.Config{URL: url, Clock: func() time.Time { return time.Now().Add(off) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret, made, err := callers.Create(t.Context(), operatorHere(), "orch", broker.RoleOrchestrator, 6*time.Hour)
+		if left := time.Until(made.ExpiresAt); err != nil || left < 5*time.Hour || left > 6*time.Hour {
+			t.Errorf("a clock that is %s off: a token for 6 h ends in %s, %v", off, left, err)
+		}
+		if _, err := auth.New(s, nil).Authenticate(t.Context(), secret.Reveal()); err != nil {
+			t.Errorf("a clock that is %s off: %v", off, err)
+		}
+		s.Close()
+	}
 }
 
 // A refusal of these commands says all that is wrong, as the API does.

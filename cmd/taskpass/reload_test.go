@@ -54,16 +54,10 @@ func TestReloadLeaksNothing(t *testing.T) {
 	writeFile(t, i.dir, "model_1", i.sandbox.ModelKeys[0])
 	i.configure(func(s *settings) { s.More = reloadProfiles(i) })
 	c, url := i.serve()
-	use := func() { // each provider has connections
-		for _, profile := range []string{"aws-test", "gcp-0", "gcp-1", "pool"} {
-			mustCall(t, 201, "POST", url+"/v1/credentials", i.tokens["orch"],
-				fmt.Sprintf(`{"task_id":"t","agent_id":"a","profile":%q,"scopes":["read"],"ttl_seconds":60}`, profile))
-			mustCall(t, 200, "POST", url+"/v1/tasks/t/end", i.tokens["orch"], "{}")
-			mustCall(t, 200, "GET", url+"/v1/tasks/t", i.tokens["orch"], "")
-			break
-		}
+	for _, profile := range []string{"aws-test", "gcp-0", "gcp-1", "pool"} { // each provider has connections
+		mustCall(t, 201, "POST", url+"/v1/credentials", i.tokens["orch"],
+			fmt.Sprintf(`{"task_id":"t","agent_id":"a","profile":%q,"scopes":["read"],"ttl_seconds":60}`, profile))
 	}
-	use()
 	before := goroutines(t, url)
 	const reloads = 8
 	for n := range reloads {

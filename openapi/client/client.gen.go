@@ -947,8 +947,11 @@ type TaskID = string
 
 // ListAuditEventsParams defines parameters for ListAuditEvents.
 type ListAuditEventsParams struct {
-	TaskID       *string `form:"task_id,omitempty" json:"task_id,omitempty"`
-	AgentID      *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
+	TaskID  *string `form:"task_id,omitempty" json:"task_id,omitempty"`
+	AgentID *string `form:"agent_id,omitempty" json:"agent_id,omitempty"`
+
+	// Caller Who acted. What the broker and operators did to a caller's credentials has other callers; a `task_id` that
+	// several callers use finds the events of all. `credential_id` finds those of one.
 	Caller       *string `form:"caller,omitempty" json:"caller,omitempty"`
 	Profile      *string `form:"profile,omitempty" json:"profile,omitempty"`
 	Provider     *string `form:"provider,omitempty" json:"provider,omitempty"`
@@ -1427,7 +1430,8 @@ type ClientInterface interface {
 	//
 	// A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
 	// auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
-	// `caller`. A task token reads its own task and no other.
+	// `caller`. A task token reads its own task and no other. A task exists once something was issued for it or for a task
+	// below it, or once it was ended.
 	//
 	// Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
 	GetTask(ctx context.Context, taskID TaskID, params *GetTaskParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1475,7 +1479,8 @@ type ClientInterface interface {
 	// RedeemTicketWithBody Exchange a ticket for its secret, once
 	//
 	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-	// `ticket_redeemed`, and on the record.
+	// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+	// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1485,7 +1490,8 @@ type ClientInterface interface {
 	// RedeemTicket Exchange a ticket for its secret, once
 	//
 	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-	// `ticket_redeemed`, and on the record.
+	// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+	// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -2014,7 +2020,8 @@ func (c *Client) ListProfiles(ctx context.Context, reqEditors ...RequestEditorFn
 //
 // A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
 // auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
-// `caller`. A task token reads its own task and no other.
+// `caller`. A task token reads its own task and no other. A task exists once something was issued for it or for a task
+// below it, or once it was ended.
 //
 // Corresponds with GET /v1/tasks/{task_id} (the `GetTask` operationId).
 func (c *Client) GetTask(ctx context.Context, taskID TaskID, params *GetTaskParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2112,7 +2119,8 @@ func (c *Client) EndTask(ctx context.Context, taskID TaskID, params *EndTaskPara
 // RedeemTicketWithBody Exchange a ticket for its secret, once
 //
 // The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-// `ticket_redeemed`, and on the record.
+// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 //
 // Takes any type of body and a specified content type.
 //
@@ -2132,7 +2140,8 @@ func (c *Client) RedeemTicketWithBody(ctx context.Context, contentType string, b
 // RedeemTicket Exchange a ticket for its secret, once
 //
 // The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-// `ticket_redeemed`, and on the record.
+// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -3935,7 +3944,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
 	// auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
-	// `caller`. A task token reads its own task and no other.
+	// `caller`. A task token reads its own task and no other. A task exists once something was issued for it or for a task
+	// below it, or once it was ended.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3985,7 +3995,8 @@ type ClientWithResponsesInterface interface {
 	// RedeemTicketWithBodyWithResponse Exchange a ticket for its secret, once
 	//
 	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-	// `ticket_redeemed`, and on the record.
+	// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+	// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3995,7 +4006,8 @@ type ClientWithResponsesInterface interface {
 	// RedeemTicketWithResponse Exchange a ticket for its secret, once
 	//
 	// The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-	// `ticket_redeemed`, and on the record.
+	// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+	// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -5723,7 +5735,8 @@ func (c *ClientWithResponses) ListProfilesWithResponse(ctx context.Context, reqE
 //
 // A task belongs to the caller that issued for it; another caller's task of the same id is a different task. An
 // auditor or an operator who asks for an id that several callers use gets 409 `conflict`, with their names, and adds
-// `caller`. A task token reads its own task and no other.
+// `caller`. A task token reads its own task and no other. A task exists once something was issued for it or for a task
+// below it, or once it was ended.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -5803,7 +5816,8 @@ func (c *ClientWithResponses) EndTaskWithResponse(ctx context.Context, taskID Ta
 // RedeemTicketWithBodyWithResponse Exchange a ticket for its secret, once
 //
 // The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-// `ticket_redeemed`, and on the record.
+// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -5819,7 +5833,8 @@ func (c *ClientWithResponses) RedeemTicketWithBodyWithResponse(ctx context.Conte
 // RedeemTicketWithResponse Exchange a ticket for its secret, once
 //
 // The ticket is the proof of the right to it; no token is needed. The credential is minted now. A second redemption is
-// `ticket_redeemed`, and on the record.
+// `ticket_redeemed`, and on the record. A redemption that fails after the ticket was found to be good has used it up,
+// whatever `retryable` says: only the orchestrator can try again, by issuing another ticket.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

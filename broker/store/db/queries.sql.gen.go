@@ -1377,6 +1377,10 @@ FROM (
     SELECT DISTINCT c.caller FROM credentials c WHERE c.task_id = $1 AND ($2::text = '' OR c.caller = $2)
     UNION
     SELECT o.caller FROM tasks o WHERE o.id = $1 AND ($2::text = '' OR o.caller = $2)
+    UNION
+    SELECT w.name FROM callers w
+        CROSS JOIN LATERAL (SELECT FROM tasks o WHERE o.caller = w.name AND o.parent_id = $1 LIMIT 1) o
+    WHERE $2::text = '' OR w.name = $2
 ) t LEFT JOIN tasks k ON k.caller = t.caller AND k.id = $1
 ORDER BY t.caller
 `
@@ -1393,7 +1397,8 @@ type FindTasksRow struct {
 	Outcome  string
 }
 
-// FindTasks also finds tasks of which only credentials are known: one row for each caller, and none is left out.
+// FindTasks also finds tasks of which only credentials are known, or only that they are the parent of another one: one row
+// for each caller, and none is left out. A parent is looked for caller by caller, for that is how tasks_by_parent begins.
 func (q *Queries) FindTasks(ctx context.Context, arg FindTasksParams) ([]FindTasksRow, error) {
 	rows, err := q.db.Query(ctx, FindTasks, arg.ID, arg.Caller)
 	if err != nil {
