@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -141,6 +142,12 @@ func Safe(err error) error {
 	}
 	return &safe{text, err}
 }
+
+// addressed is a URL of a database with a login in it, also as a path that was made of it.
+var addressed = regexp.MustCompile(`(?i)(postgres(?:ql)?:/+)\S*@`)
+
+// Masked hides the login in URLs that stand in a text, as where one was given in place of something else.
+func Masked(text string) string { return addressed.ReplaceAllString(text, "$1…@") }
 
 type safe struct {
 	text string
