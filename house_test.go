@@ -234,9 +234,8 @@ var (
 	bubble = regexp.MustCompile(`"testing/synctest"`) // time there is the test's own
 )
 
-// openers are the folders that may open connections to PostgreSQL: the one for all, and the private server that knows
-// nothing of Taskpass.
-var openers = []string{"broker/postgres/", "broker/localpg/"}
+// openers are the folders that may open connections to PostgreSQL: the one for all, and the kit for tests.
+var openers = []string{"broker/postgres/", "broker/localpg/pgtest/"}
 
 // haste returns where a test, or a kit for tests, depends on how fast the machine is.
 func haste(name string, source []byte) []string {

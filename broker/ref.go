@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 )
 
@@ -13,6 +14,8 @@ type Ref string
 // maxRefSize bounds what a reference may hold; a key or a keyset is far smaller.
 const maxRefSize = 64 << 10
 
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 // Check tells what is wrong with the reference's form; it reads nothing.
 func (r Ref) Check() error {
 	kind, name, ok := strings.Cut(string(r), ":")
@@ -20,6 +23,8 @@ func (r Ref) Check() error {
 	case !ok || name == "" || (kind != "env" && kind != "file"):
 		// The text is not repeated: somebody may have pasted the secret itself.
 		return fmt.Errorf("must be a reference, env:NAME or file:/path, and never the secret itself")
+	case kind == "env" && !variable.MatchString(name):
+		return fmt.Errorf("an env: reference takes the name of a variable: letters, digits and _")
 	case kind == "file" && !strings.HasPrefix(name, "/"):
 		return fmt.Errorf("a file: reference takes an absolute path")
 	}

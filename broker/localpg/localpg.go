@@ -30,18 +30,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
 	startLimit = 2 * time.Minute       // initdb, crash recovery and all
-	pollEvery  = 20 * time.Millisecond // for the lock and for the first connection
+	pollEvery  = 20 * time.Millisecond // for the lock and for the server to be ready
 	port       = "5432"                // names the socket file, opens no port
 	// maxSocketDir leaves room for "/.s.PGSQL.5432" in macOS's 103 bytes (Linux has 107).
 	maxSocketDir = 103 - len("/.s.PGSQL."+port)
@@ -213,9 +212,10 @@ func (s *Server) initCluster(ctx context.Context, superuser string, logFile *os.
 	return nil
 }
 
-// run starts the server and waits for the first connection that succeeds.
+// run starts the server and waits until it takes connections.
 func (s *Server) run(ctx context.Context, cfg Config, logFile *os.File) error {
 	dropStalePID(filepath.Join(s.dir, "data"))
+	since := time.Now().Unix() - 1 // PostgreSQL notes its start in whole seconds
 	args := []string{"-D", filepath.Join(s.dir, "data"), "-k", s.socketDir, "-p", port}
 	settings := []string{
 		"listen_addresses=", "unix_socket_permissions=0700", "max_connections=200", "timezone=UTC",
@@ -234,7 +234,7 @@ func (s *Server) run(ctx context.Context, cfg Config, logFile *os.File) error {
 	if err := s.own(cmd); err != nil {
 		return failure(ctx, "postgres", err, logFile, offset)
 	}
-	if err := s.waitReady(ctx, cfg.Superuser); err != nil {
+	if err := s.waitReady(ctx, since); err != nil {
 		err = failure(ctx, "postgres", err, logFile, offset)
 		s.closing.Store(true)
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // it may be gone, which is as good
@@ -267,27 +267,37 @@ func (s *Server) own(cmd *exec.Cmd) error {
 	return <-started
 }
 
-func (s *Server) waitReady(ctx context.Context, superuser string) error {
+// waitReady asks as pg_ctl does: the server writes into postmaster.pid that it takes connections. No PG* variable of the
+// environment has a say in that, as it would in a connection.
+func (s *Server) waitReady(ctx context.Context, since int64) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
-	for {
-		conn, err := pgconn.Connect(ctx, s.URL(superuser, "postgres"))
-		if err == nil {
-			return conn.Close(ctx)
-		}
-		// 57P03, cannot_connect_now: it is starting up. Any other answer is final.
-		if pgErr := new(pgconn.PgError); errors.As(err, &pgErr) && pgErr.Code != "57P03" {
-			return pgErr
-		}
+	for !s.ready(since) {
 		select {
 		case <-s.exited:
 			s.closing.Store(true)
 			return fmt.Errorf("it ended during start-up: %w", s.waitErr)
 		case <-ctx.Done():
-			return fmt.Errorf("no connection: %w", err)
+			return errors.New("it was not ready in time")
 		case <-tick.C:
 		}
 	}
+	return nil
+}
+
+// ready reads the lines of postmaster.pid with the process, its start (seconds since 1970) and its status. A file that a
+// killed server left may name the same process: ids come round in a restarted container.
+func (s *Server) ready(since int64) bool {
+	text, _ := os.ReadFile(filepath.Join(s.dir, "data", "postmaster.pid")) // there is none at first
+	lines := strings.Split(string(text), "\n")
+	if len(lines) < 8 || lines[0] != strconv.Itoa(s.cmd.Process.Pid) {
+		return false
+	}
+	if started, err := strconv.ParseInt(lines[2], 10, 64); err != nil || started < since {
+		return false
+	}
+	status := strings.TrimSpace(lines[7])
+	return status == "ready" || status == "standby"
 }
 
 // command prepares one of PostgreSQL's programs: as the server's user, in a process

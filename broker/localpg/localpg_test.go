@@ -66,6 +66,19 @@ func TestColdStart(t *testing.T) {
 	}
 }
 
+// Variables that would name another server, or change or break a connection, neither fail nor delay a start.
+func TestTheEnvironmentHasNoSay(t *testing.T) {
+	for name, value := range map[string]string{
+		"PGOPTIONS": "-c no.such=x -c nonsense=1", "PGTZ": "No/Where", "PGSERVICE": "none", "PGTARGETSESSIONATTRS": "read-only",
+		"PGCONNECT_TIMEOUT": "x", "PGREQUIREAUTH": "scram-sha-256", "PGCHANNELBINDING": "require", "PGPORT": "1", "PGHOST": "none.invalid",
+	} {
+		t.Setenv(name, value)
+	}
+	if err := start(t, config(tempDir(t))).Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWarmStartKeepsData(t *testing.T) {
 	t.Parallel()
 	cfg := config(tempDir(t))

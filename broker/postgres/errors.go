@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -33,12 +35,14 @@ var refusals = map[string]string{
 
 // Reason is what to tell about an error of this package or of a statement, without a word that is not ours.
 func Reason(err error) string {
-	if f, ok := errors.AsType[Fault](err); ok {
-		return string(f)
+	f, ours := errors.AsType[Fault](err)
+	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		if list := causes(connect.Unwrap()); !ours || len(list) > 1 {
+			return "PostgreSQL cannot be reached: " + strings.Join(list, "; ")
+		}
 	}
-	connect, connecting := errors.AsType[*pgconn.ConnectError](err)
-	if connecting {
-		return "PostgreSQL cannot be reached: " + strings.Join(causes(connect.Unwrap()), "; ")
+	if ours {
+		return string(f)
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return fmt.Sprintf("PostgreSQL refused a statement (SQLSTATE %s)", pg.Code)
@@ -48,23 +52,25 @@ func Reason(err error) string {
 
 // causes tells each of the errors that a connection to one or several hosts ended with once.
 func causes(err error) (list []string) {
-	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this one, not one that it wraps
-		seen := map[string]bool{}
-		for _, e := range many.Unwrap() {
-			for _, c := range causes(e) {
-				if !seen[c] {
-					list, seen[c] = append(list, c), true
-				}
+	for _, e := range leaves(err) {
+		if c := cause(e); !slices.Contains(list, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// leaves are the errors of each attempt to connect, or the error itself.
+func leaves(err error) (list []error) {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if many, ok := e.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this one, not one that it wraps
+			for _, inner := range many.Unwrap() {
+				list = append(list, leaves(inner)...)
 			}
-		}
-		return list
-	}
-	if wrapped := errors.Unwrap(err); wrapped != nil {
-		if _, ok := wrapped.(interface{ Unwrap() []error }); ok { //nolint:errorlint // as above
-			return causes(wrapped)
+			return list
 		}
 	}
-	return []string{cause(err)}
+	return []error{err}
 }
 
 func cause(err error) string {
@@ -84,6 +90,12 @@ func cause(err error) string {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "TLS: " + certificate(err)
 	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "TLS: what answers does not speak it"
+	}
+	if alerted(err) {
+		return "TLS: the handshake was refused: the server may want a client certificate (sslcert, sslkey) or another version"
+	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno.Error()
 	}
@@ -96,7 +108,7 @@ func cause(err error) string {
 	case errors.Is(err, pgconn.ErrReadOnlyConnection):
 		return "no server among the hosts can be written to"
 	}
-	return "the connection failed or was cut, or the server offers no TLS"
+	return "the connection failed or was cut"
 }
 
 func certificate(err error) string {
@@ -131,6 +143,12 @@ func Safe(err error) error {
 	return &safe{text, err}
 }
 
+// addressed is a URL of a database with a login in it, also as a path that was made of it.
+var addressed = regexp.MustCompile(`(?i)(postgres(?:ql)?:/+)\S*@`)
+
+// Masked hides the login in URLs that stand in a text, as where one was given in place of something else.
+func Masked(text string) string { return addressed.ReplaceAllString(text, "$1…@") }
+
 type safe struct {
 	text string
 	err  error
@@ -154,18 +172,38 @@ func walk(err error, visit func(error)) {
 	}
 }
 
-// Starting tells whether a connection failed in a way that time mends: the server or its name is not there yet.
+// Starting tells whether a connection or a check failed in a way that time mends: the server or its name is not there yet,
+// it ends or begins its sessions, or it takes no writes yet. Of several hosts one such is enough.
 func Starting(err error) bool {
-	connect, ok := errors.AsType[*pgconn.ConnectError](err)
-	if !ok {
-		return pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded)
-	}
-	if _, ok := errors.AsType[Fault](err); ok {
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		return false
 	}
-	if pg, ok := errors.AsType[*pgconn.PgError](connect); ok {
-		return lost(pg.Code) && pg.Code != "25006" || pg.Code == "53300"
+	return slices.ContainsFunc(leaves(err), startingLeaf)
+}
+
+func startingLeaf(err error) bool {
+	if f, ok := errors.AsType[Fault](err); ok {
+		return f == errStandby || f == errReadOnly
 	}
-	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
-	return !untrusted
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return lost(pg.Code) || pg.Code == "53300"
+	}
+	return !distrusted(err)
+}
+
+// distrusted tells that TLS failed in a way that stays until somebody changes a certificate or a setting.
+func distrusted(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return true
+	}
+	return alerted(err)
+}
+
+// alerted tells that one side ended the handshake by an alert: crypto/tls has no exported type for it but this field.
+func alerted(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && (op.Op == "remote error" || op.Op == "local error")
 }

@@ -53,7 +53,8 @@ func Open(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pc, err := pgxpool.ParseConfig("") // for the defaults; every field of the connection is replaced
+	// For the defaults of a pool: the connection is replaced. The URL leaves nothing to the environment.
+	pc, err := pgxpool.ParseConfig("postgres://u@localhost:5432/d?sslmode=disable&target_session_attrs=any&connect_timeout=4")
 	if err != nil {
 		return nil, Fault("the PG* variables of the environment cannot be used")
 	}
@@ -100,6 +101,12 @@ func OpenDB(cfg Config) (*sql.DB, error) {
 	return stdlib.OpenDB(*cc), nil
 }
 
+const (
+	errStandby  = Fault("the database is a read-only replica (pg_is_in_recovery): the primary is elsewhere, or not promoted yet")
+	errReadOnly = Fault("the database is read-only (default_transaction_read_only): its disk may be full, or somebody switched " +
+		"writing off")
+)
+
 // CanWrite tells whether this session may write: nil, or the Fault that says why not. One that may not is closed, so that
 // its pool replaces it.
 func CanWrite(ctx context.Context, conn *pgx.Conn) error {
@@ -109,9 +116,9 @@ func CanWrite(ctx context.Context, conn *pgx.Conn) error {
 	case err != nil:
 		return err
 	case standby:
-		err = Fault("the database is a read-only replica (pg_is_in_recovery): the primary is elsewhere, or not promoted yet")
+		err = errStandby
 	case off:
-		err = Fault("the database is read-only (default_transaction_read_only): its disk may be full, or somebody switched writing off")
+		err = errReadOnly
 	default:
 		return nil
 	}

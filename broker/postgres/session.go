@@ -35,11 +35,15 @@ var pinned = [][2]string{
 	// What statements mean, and that they find all there is.
 	{"transform_null_equals", "off"}, {"array_nulls", "on"}, {"row_security", "on"}, {"gin_fuzzy_search_limit", "0"},
 	{"check_function_bodies", "on"},
+	// Tables are PostgreSQL's own: others know no unique constraints or foreign keys.
+	{"default_table_access_method", "heap"},
 	// How statements are planned: the plans that the tests show.
 	{"plan_cache_mode", "auto"}, {"constraint_exclusion", "partition"}, {"enable_partition_pruning", "on"},
 	{"enable_seqscan", "on"}, {"enable_sort", "on"}, {"enable_indexscan", "on"}, {"enable_indexonlyscan", "on"},
 	{"enable_bitmapscan", "on"}, {"enable_tidscan", "on"}, {"enable_nestloop", "on"}, {"enable_hashjoin", "on"},
 	{"enable_mergejoin", "on"}, {"enable_hashagg", "on"}, {"enable_material", "on"}, {"enable_incremental_sort", "on"},
+	{"enable_gathermerge", "on"}, {"enable_memoize", "on"}, {"enable_parallel_append", "on"}, {"enable_parallel_hash", "on"},
+	{"from_collapse_limit", "8"}, {"join_collapse_limit", "8"}, {"geqo", "on"}, {"geqo_threshold", "12"},
 }
 
 // marker is a setting of our own. A new session does not have it; one that does is somebody's old one.

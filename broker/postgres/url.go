@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,6 +51,9 @@ func (cfg Config) connConfig() (*pgx.ConnConfig, error) {
 	if reason != "" {
 		return nil, fault(reason)
 	}
+	if os.Getenv("PGSERVICE") != "" { // nothing in a URL takes its place
+		return nil, Fault("PGSERVICE is set in the environment, and would add what its file holds to the database URL: unset it")
+	}
 	cc, err := pgx.ParseConfigWithOptions(given.complete(cfg.ReadOnly), pgx.ParseConfigOptions{
 		ParseConfigOptions: pgconn.ParseConfigOptions{ConnStringAllowedKeys: parameters},
 	})
@@ -75,6 +79,9 @@ func (cfg Config) connConfig() (*pgx.ConnConfig, error) {
 		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
 	}}
 	cc.DialFunc = dialer.DialContext
+	if requiresTLS(&cc.Config) {
+		cc.DialFunc = noticingNoTLS(dialer.DialContext)
+	}
 	cc.OnPgError = onError(nil)
 	cc.Tracer = &limits{wait, cfg.Statement + grace, cc.ConnectTimeout*time.Duration(1+len(cc.Fallbacks)) + connectTimeout}
 	bare := cc.Config.Copy()

@@ -179,3 +179,72 @@ func TestSafeHidesTheDriversWords(t *testing.T) {
 		t.Error("what needs no filter is changed")
 	}
 }
+
+// Time does not mend how a server does TLS, so nobody waits for it; a server that is starting is waited for, also where
+// another host of the URL has such a fault.
+func TestWhatTimeMends(t *testing.T) {
+	t.Parallel()
+	noTLS, silent := answering(t, "N"), answering(t, "")
+	for _, c := range []struct {
+		where, mode, reason string
+		mends               bool
+	}{
+		{noTLS, "require", "the server offers no TLS, and the URL requires it (sslmode)", false},
+		{noTLS, "verify-full", "the server offers no TLS", false},
+		{noTLS, "prefer", "the connection failed or was cut", true},
+		{noTLS + "," + silent, "require", "the server offers no TLS", true},
+		{answering(t, "SHTTP/1.1 400 Bad Request\r\n"), "require", "TLS: what answers does not speak it", false},
+		{answering(t, "S\x15\x03\x03\x00\x02\x02\x74"), "require", "TLS: the handshake was refused", false}, // certificate_required
+		{silent, "require", "the connection failed or was cut", true},
+		{"127.0.0.9:1", "require", "connection refused", true},
+	} {
+		_, err := postgres.Connect(t.Context(), postgres.Config{URL: broker.NewSecret("postgres://u:" + canary + "@" + c.where + "/d?sslmode=" + c.mode)})
+		if postgres.Starting(err) != c.mends || !strings.Contains(postgres.Reason(err), c.reason) || strings.Contains(fmt.Sprint(postgres.Safe(err)), canary) {
+			t.Errorf("%s %s: %v, %s", c.where, c.mode, postgres.Starting(err), postgres.Reason(err))
+		}
+	}
+}
+
+// answering is a server that takes what it is sent first, answers it, and hangs up.
+func answering(t *testing.T, text string) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(c, make([]byte, 8))
+			_, _ = io.WriteString(c, text)
+			if text != "" {
+				_, _ = c.Read(make([]byte, 4096)) // else the answer is lost by a reset
+			}
+			c.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	return l.Addr().String()
+}
+
+// PGSERVICE cannot be overridden by a URL: it is refused by its name. A variable that cannot be read is no matter where the
+// URL says the same.
+func TestPGSERVICEIsRefused(t *testing.T) {
+	good := postgres.Config{URL: broker.NewSecret("postgres://u:pw@127.0.0.9:1/d?sslmode=disable")}
+	for name, value := range map[string]string{"PGPORT": "x", "PGTARGETSESSIONATTRS": "x", "PGCONNECT_TIMEOUT": "x", "PGSSLMODE": "x"} {
+		t.Setenv(name, value)
+	}
+	pool, err := postgres.Open(t.Context(), good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool.Close()
+	t.Setenv("PGSERVICE", canary)
+	if _, err := postgres.Open(t.Context(), good); err == nil || !strings.Contains(err.Error(), "PGSERVICE") || strings.Contains(err.Error(), canary) {
+		t.Errorf("%v", err)
+	}
+}

@@ -25,6 +25,7 @@ var hostile = map[string]string{
 	"plan_cache_mode": "force_generic_plan", "enable_indexscan": "off", "enable_sort": "off", "enable_seqscan": "off",
 	"enable_bitmapscan": "off", "enable_nestloop": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
 	"enable_partition_pruning": "off", "tcp_keepalives_idle": "0", "xmlbinary": "hex", "check_function_bodies": "off",
+	"join_collapse_limit": "1", "from_collapse_limit": "1", "geqo_threshold": "2", "enable_memoize": "off", "enable_gathermerge": "off",
 }
 
 // Defaults of a role or a database change nothing of a session, and nothing of what the store does: not one of 40 writes,

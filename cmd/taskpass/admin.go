@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -26,9 +27,14 @@ type database struct {
 	DatabaseURLFile string `type:"path" help:"A file that holds it."`
 }
 
+// urlAsFile is a URL that was made an absolute path.
+var urlAsFile = regexp.MustCompile(`(?i)(^|/)postgres(ql)?:/`)
+
 // url is the URL, and what errors call it.
 func (d database) url() (url broker.Secret, from string, err error) {
 	switch {
+	case urlAsFile.MatchString(d.DatabaseURLFile):
+		return url, "", errors.New("--database-url-file: want a file's name, and got a database URL: write it into a file, or use TASKPASS_DATABASE_URL")
 	case d.DatabaseURLFile != "":
 		url, err = broker.Ref("file:" + d.DatabaseURLFile).Resolve()
 		return url, d.DatabaseURLFile, err

@@ -15,8 +15,9 @@ const (
 	tellEvery = 5 * time.Second // that it has not
 )
 
-// awaitDatabase waits for a PostgreSQL that is not there yet: the machine's name, the listener, or the end of its start.
-// It takes limit at most. What waiting does not mend, such as a wrong password or a missing schema, ends it at once.
+// awaitDatabase waits for a PostgreSQL that is not there yet: the machine's name, the listener, the end of its start, or of
+// a failover (it takes no writes). It takes limit at most. What waiting does not mend, such as a wrong password, a server
+// without TLS or a missing schema, ends it at once.
 func (n *node) awaitDatabase(ctx context.Context, limit time.Duration) error {
 	up := time.NewTimer(limit)
 	defer up.Stop()

@@ -354,3 +354,40 @@ func TestDatabaseURLFileHoldsSomethingElse(t *testing.T) {
 		t.Errorf("the server of the environment was asked %d times", n)
 	}
 }
+
+// A URL in a place where something else belongs: what is said repeats no login.
+func TestDatabaseURLInTheWrongPlace(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	text := "postgres://taskpass:" + cliPassword + "@127.0.0.1:1/tp"
+	files := 0
+	withRef := func(ref string) string {
+		files++
+		name := writeFile(t, i.dir, fmt.Sprintf("wrong%d.yaml", files), strings.Replace(readFile(t, i.config), "file:"+filepath.Join(i.dir, "service_url"), ref, 1))
+		if !strings.Contains(readFile(t, name), ref) {
+			t.Fatal("the configuration has no such reference; this test shows nothing")
+		}
+		return name
+	}
+	for _, c := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{2, "unexpected argument", []string{"migrate", text}},
+		{1, "got a database URL", []string{"migrate", "--database-url-file", text}},
+		{1, "got a database URL", []string{"token", "list", "--database-url-file", strings.ToUpper(text)}},
+		{1, "got a database URL", []string{"audit", "trace", "x", "--database-url-file=" + text}},
+		{1, "no such file", []string{"serve", "--config", text}},
+		{1, "no such file", []string{"check-config", text}},
+		{1, "no such file", []string{"migrate", "--service-password-file", text, "--service-login", "x", "--database-url", text}},
+		{1, "must be a reference", []string{"serve", "--config", withRef(text)}},
+		{1, "takes the name of a variable", []string{"check-config", withRef("env:" + text)}},
+		{1, "takes an absolute path", []string{"check-config", withRef("file:" + text)}},
+		{1, "no such file", []string{"serve", "--config", withRef("file:///" + text)}},
+	} {
+		if r := mustFail(t, c.code, []string{c.want}, c.args...); strings.Contains(strings.ToLower(r.stdout+r.stderr), strings.ToLower(cliPassword)) {
+			t.Errorf("%q: the password is repeated: %s", c.args[0], r)
+		}
+	}
+}

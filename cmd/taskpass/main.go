@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "taskpass:", err)
+		_, _ = fmt.Fprintln(stderr, "taskpass:", audit.Visible(postgres.Masked(err.Error())))
 		return 2
 	}
 	err = command.Run(&env{ctx, stdin, stdout, stderr})
@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = nil
 	}
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "taskpass:", audit.Visible(postgres.Safe(err).Error()))
+		_, _ = fmt.Fprintln(stderr, "taskpass:", audit.Visible(postgres.Masked(postgres.Safe(err).Error())))
 		if e, ok := errors.AsType[*broker.Error](err); ok {
 			for _, f := range e.Faults {
 				_, _ = fmt.Fprintln(stderr, "  "+f.Pointer, f.Reason)

@@ -123,14 +123,23 @@ func (d *denier) lead(ctx context.Context) (was outcome, err error) {
 		begin()
 		return outcome{}, noTime(ctx)
 	}
-	err = d.denials.Locked(ctx, d.arn, func(ctx context.Context) (err error) {
-		notes, err := d.recall(ctx)
-		if err == nil {
-			was, err = d.write(ctx, notes)
+	var within error
+	err = d.denials.Locked(ctx, d.arn, func(ctx context.Context) error {
+		var n notes
+		if n, within = d.recall(ctx); within == nil {
+			was, within = d.write(ctx, n)
 		}
-		return err
+		return within
 	})
+	if within == nil && err != nil {
+		err = unasked(err)
+	}
 	return was, err
+}
+
+// unasked is for errors of the ledger: they are not put down to AWS.
+func unasked(err error) error {
+	return broker.Errorf(broker.CodeUnavailable, "the ledger's list of what is to be refused could not be read or written").Because(err)
 }
 
 // keep looks at what is really there before it writes: expired entries go, and what somebody else changed is set right.

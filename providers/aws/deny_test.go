@@ -328,3 +328,25 @@ func TestLag(t *testing.T) {
 		}
 	}
 }
+
+// unanswered is a ledger: its database does not answer in time.
+type unanswered struct{ broker.Denials }
+
+func (unanswered) Locked(context.Context, string, func(context.Context) error) error {
+	return fmt.Errorf("asking PostgreSQL: %w", context.DeadlineExceeded)
+}
+
+// That the ledger's database does not answer is not put down to AWS.
+func TestSilentLedgerIsNotAWS(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ledger := replicas(t, 1)[0]
+	c := r.asked(t, r.replica(t, ledger), ledger, 1, time.Hour)[0]
+	_, err := open(t, r.config, unanswered{ledger}, r.clock.Now).Revoke(t.Context(), c)
+	if e := broker.AsError(err); err == nil || e.Code != broker.CodeUnavailable || !strings.Contains(e.Message, "ledger") {
+		t.Errorf("%v; want unavailable", err)
+	}
+	if n := r.calls("PutRolePolicy"); n > 0 {
+		t.Errorf("AWS was asked %d times", n)
+	}
+}

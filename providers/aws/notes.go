@@ -34,7 +34,7 @@ func (d *denier) recall(ctx context.Context) (notes, error) {
 	var n notes
 	text, err := d.denials.Notes(ctx, d.arn)
 	if err != nil {
-		return n, err
+		return n, unasked(err)
 	}
 	if text != nil {
 		if err := json.Unmarshal(text, &n); err != nil {
@@ -79,7 +79,7 @@ func (d *denier) save(ctx context.Context, n *notes) error {
 		return err
 	}
 	if err := d.denials.Save(ctx, d.arn, note, events...); err != nil {
-		return err
+		return unasked(err)
 	}
 	n.found = nil
 	return nil

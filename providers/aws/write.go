@@ -66,7 +66,7 @@ func (d *denier) plan(ctx context.Context, n *notes) (outcome, error) {
 	}
 	list, err := d.denials.Denied(ctx, d.arn, d.clock().Add(-skew))
 	if err != nil {
-		return was, err
+		return was, unasked(err)
 	}
 	needed := false
 	for _, entry := range list {
@@ -146,9 +146,11 @@ func (d *denier) cut(ctx context.Context, n *notes, uncut []broker.Denial) (bool
 		return false, err
 	}
 	*n = after
-	return true, d.denials.CutOff(ctx, d.arn, save, n.CutOff.Add(skew), now, d.finding(broker.EventUpstreamCutOff, map[string]string{
-		"issued_before": n.CutOff.Format(time.RFC3339),
-	}))
+	found := d.finding(broker.EventUpstreamCutOff, map[string]string{"issued_before": n.CutOff.Format(time.RFC3339)})
+	if err := d.denials.CutOff(ctx, d.arn, save, n.CutOff.Add(skew), now, found); err != nil {
+		return true, unasked(err)
+	}
+	return true, nil
 }
 
 // putAll writes the policies that are not known to be as they should. What is about to be written is noted first: after a
