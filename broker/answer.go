@@ -3,7 +3,9 @@ package broker
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
+	"strings"
 )
 
 // VendorAnswer is what is kept and logged of one call to an upstream: never a message, a body or a header's text, any of
@@ -73,4 +75,12 @@ func VendorAttr(err error) slog.Attr {
 		return slog.Any("vendor", list[0])
 	}
 	return slog.Attr{}
+}
+
+// IsPage tells whether an answer is an HTML page, by its Content-Type or its body's beginning: it is for a person, and
+// something between the broker and an API wrote it, such as a login or a gateway. Whatever its status, it is not the API's word.
+func IsPage(contentType string, body []byte) bool {
+	kind := strings.ToLower(strings.TrimSpace(contentType))
+	return strings.HasPrefix(kind, "text/html") || strings.HasPrefix(kind, "application/xhtml+xml") ||
+		strings.HasPrefix(http.DetectContentType(body), "text/html")
 }

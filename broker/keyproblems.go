@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"sync"
@@ -16,8 +17,16 @@ type KeyProblems struct {
 	known map[string]string
 }
 
-// Set replaces them, and logs what has changed: once, however often the keys are read.
-func (p *KeyProblems) Set(ctx context.Context, pool string, now map[string]string) {
+// Set replaces them, and logs what has changed, with the answer of a store that caused it: once, however often the keys
+// are read.
+func (p *KeyProblems) Set(ctx context.Context, pool string, causes map[string]error) {
+	now := map[string]string{}
+	for name, err := range causes {
+		now[name] = err.Error()
+		if e, ok := errors.AsType[*Error](err); ok {
+			now[name] = e.Message
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.known
@@ -26,7 +35,7 @@ func (p *KeyProblems) Set(ctx context.Context, pool string, now map[string]strin
 	}
 	for name, problem := range now {
 		if before[name] != problem {
-			p.Logger.WarnContext(ctx, "a key of a pool is passed over", "pool", pool, "key", name, "problem", problem)
+			p.Logger.WarnContext(ctx, "a key of a pool is passed over", "pool", pool, "key", name, "problem", problem, VendorAttr(causes[name]))
 		}
 	}
 	for name := range before {

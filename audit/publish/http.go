@@ -13,7 +13,8 @@ import (
 	"github.com/taskpass/taskpass/broker"
 )
 
-// HTTP posts notes to a URL as text/plain. Any 2xx is taken for the word that it is kept.
+// HTTP posts notes to a URL as text/plain. Any 2xx means that the note is kept, unless it is an HTML page, which a login or
+// a gateway wrote.
 type HTTP struct {
 	URL           string
 	Authorization broker.Secret // the whole header's value; empty: none is sent
@@ -46,9 +47,20 @@ func (h HTTP) Put(ctx context.Context, c tree.Checkpoint) error {
 		return err
 	}
 	defer answer.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
-	if answer.StatusCode/100 != 2 {
-		return fmt.Errorf("answered %d", answer.StatusCode)
+	// All of it, so that the connection can be used again. How it begins is enough to know a page.
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
+	said := broker.VendorAnswer{Vendor: "the hook", Action: "hook", Status: answer.StatusCode}
+	if id := answer.Header.Get("X-Request-Id"); broker.ValidID(id) {
+		said.RequestID = id
+	}
+	switch {
+	case answer.StatusCode/100 != 2:
+		return refusal{fmt.Sprintf("answered %d", answer.StatusCode), said}
+	case err != nil:
+		return refusal{"the answer broke off", said}
+	case broker.IsPage(answer.Header.Get("Content-Type"), body):
+		return refusal{fmt.Sprintf("answered %d with an HTML page, which counts as a gateway's: the operator should check the URL, and what is on the way to it",
+			answer.StatusCode), said}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/broker"
 )
 
 // Destination takes one checkpoint. Taking the same one again does no harm.
@@ -80,7 +81,7 @@ func (q *Queue) Run(ctx context.Context) {
 			select {
 			case c := <-q.mail:
 				if err := q.try(context.WithoutCancel(ctx), c); err != nil {
-					q.Logger.Warn("the last checkpoint is not published", "to", q.Name, "size", c.Size, "error", err)
+					q.Logger.Warn("the last checkpoint is not published", "to", q.Name, "size", c.Size, "error", err, broker.VendorAttr(err))
 				}
 			default:
 			}
@@ -88,7 +89,8 @@ func (q *Queue) Run(ctx context.Context) {
 		case c := <-q.mail:
 			wait := q.Every
 			if err := q.try(ctx, c); err != nil {
-				q.Logger.Warn("a checkpoint is not published: it will be tried again", "to", q.Name, "size", c.Size, "error", err)
+				q.Logger.Warn("a checkpoint is not published: it will be tried again", "to", q.Name, "size", c.Size,
+					"error", err, broker.VendorAttr(err))
 				wait = q.Retry
 			}
 			if wait > 0 {

@@ -115,7 +115,7 @@ func TestHTTP(t *testing.T) {
 	type got struct{ body, kind, authorization string }
 	var mu sync.Mutex
 	var last got
-	status := http.StatusNoContent
+	status, page := http.StatusNoContent, "C4n4ry"
 	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
 		mu.Lock()
@@ -125,7 +125,7 @@ func TestHTTP(t *testing.T) {
 			w.Header().Set("Location", "/elsewhere")
 		}
 		w.WriteHeader(status)
-		_, _ = io.WriteString(w, "C4n4ry")
+		_, _ = io.WriteString(w, page)
 	}))
 	defer hook.Close()
 	client := publish.NewClient()
@@ -145,6 +145,16 @@ func TestHTTP(t *testing.T) {
 		if err := h.Put(t.Context(), c); err == nil || strings.Contains(err.Error(), "C4n4ry") {
 			t.Errorf("%d: %v", bad, err)
 		}
+	}
+	mu.Lock()
+	status, page = http.StatusOK, "<html><body>C4n4ry: log in"
+	mu.Unlock()
+	err := h.Put(t.Context(), c)
+	if err == nil || strings.Contains(err.Error(), "C4n4ry") {
+		t.Errorf("a login page: %v", err)
+	}
+	if got := broker.VendorAnswers(err); len(got) != 1 || got[0].Status != http.StatusOK || got[0].Vendor != "the hook" {
+		t.Errorf("a login page: %+v", got)
 	}
 	hook.Close()
 	if err := h.Put(t.Context(), c); err == nil || strings.Contains(err.Error(), "C4n4ry") {

@@ -3,13 +3,11 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/url"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/smithy-go"
 
 	"github.com/taskpass/taskpass/audit/tree"
 )
@@ -31,6 +29,7 @@ func OpenS3(at string, cfg aws.Config) (S3, error) {
 	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.DisableLogOutputChecksumValidationSkipped = true // it goes past our log, and a note bears its own signature
 		o.UsePathStyle = cfg.BaseEndpoint != nil
+		o.HTTPClient = s3wire{o.HTTPClient}
 	})
 	prefix := strings.Trim(u.Path, "/")
 	if prefix != "" {
@@ -53,24 +52,3 @@ func (s S3) Put(ctx context.Context, c tree.Checkpoint) error {
 
 // Key is the name of a checkpoint's object.
 func (s S3) Key(c tree.Checkpoint) string { return s.name(c.Size, c.At.UTC().Format(keyTime)) }
-
-// code is S3's own word for what is wrong; "" if it did not answer.
-func code(err error) string {
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		return api.ErrorCode()
-	}
-	return ""
-}
-
-// answered makes an error of S3's code alone: its text may bear a secret. A refusal names the permission that it
-// takes.
-func answered(err error, permission string) error {
-	switch code := code(err); code {
-	case "":
-		return err
-	case "AccessDenied", "Forbidden":
-		return fmt.Errorf("the bucket answered %s: %s is not permitted", code, permission)
-	default:
-		return fmt.Errorf("the bucket answered %s", code)
-	}
-}

@@ -16,10 +16,10 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/taskpass/taskpass/audit/publish"
 	"github.com/taskpass/taskpass/audit/tree"
+	"github.com/taskpass/taskpass/broker"
 )
 
 // bucket is what S3 does with the few calls that are made of it.
@@ -29,6 +29,7 @@ type bucket struct {
 	deny    map[string]bool // HTTP methods; LIST is a GET of the bucket
 	page    int
 	calls   int
+	portal  string // a page that a proxy answers to everything, with HTTP 200
 }
 
 func newBucket(t *testing.T) (*bucket, publish.S3) {
@@ -37,9 +38,12 @@ func newBucket(t *testing.T) (*bucket, publish.S3) {
 	server := httptest.NewServer(b)
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	t.Cleanup(func() { transport.CloseIdleConnections(); server.Close() })
-	client := s3.New(s3.Options{Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, HTTPClient: &http.Client{Transport: transport},
-		Credentials: credentials.NewStaticCredentialsProvider("id", "key", ""), Retryer: aws.NopRetryer{}})
-	return b, publish.S3{Client: client, Bucket: "b", Prefix: "log/"}
+	to, err := publish.OpenS3("s3://b/log", aws.Config{Region: "eu-west-1", BaseEndpoint: &server.URL, HTTPClient: &http.Client{Transport: transport},
+		Credentials: credentials.NewStaticCredentialsProvider("id", "key", ""), Retryer: func() aws.Retryer { return aws.NopRetryer{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, to
 }
 
 func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -58,6 +62,9 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	_, there := b.objects[key]
 	switch {
+	case b.portal != "":
+		w.Header().Set("ETag", `"of the page"`)
+		_, _ = io.WriteString(w, b.portal)
 	case b.deny[method]:
 		fail(http.StatusForbidden, "AccessDenied")
 	case r.Header.Get("Authorization") == "":
@@ -74,6 +81,7 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(http.StatusPreconditionFailed, "PreconditionFailed")
 	default:
 		b.objects[key] = string(text)
+		w.Header().Set("ETag", `"of the note"`)
 	}
 }
 
@@ -132,6 +140,38 @@ func TestS3(t *testing.T) {
 		if _, err := publish.OpenS3(at, aws.Config{Region: "eu-west-1"}); err == nil {
 			t.Errorf("%q is a bucket", at)
 		}
+	}
+}
+
+// What stands between the broker and the bucket takes no checkpoint, and shows no empty bucket.
+func TestS3Portal(t *testing.T) {
+	t.Parallel()
+	s := newSigner(t)
+	b, to := newBucket(t)
+	if err := to.Put(t.Context(), sign(t, s, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []string{
+		"<html><body>C4n4ry: log in</body></html>", "<!DOCTYPE html><p>C4n4ry", "<ListBucketResult/>", "<ListBucketResult><IsTruncated>false", "{}", " ",
+	} {
+		b.change(func() { b.portal = page })
+		for what, err := range map[string]error{
+			"PutObject":     to.Put(t.Context(), sign(t, s, 2)),
+			"ListObjectsV2": func() error { _, err := to.Newest(t.Context(), s.Keys()); return err }(),
+		} {
+			if err == nil || strings.Contains(err.Error(), "C4n4ry") || !strings.Contains(err.Error(), "check proxies") {
+				t.Errorf("%s, %q: %v", what, page, err)
+				continue
+			}
+			if got := broker.VendorAnswers(err); len(got) != 1 || got[0].Action != what || got[0].Status != 200 || got[0].Vendor != "S3" {
+				t.Errorf("%s, %q: %+v", what, page, got)
+			}
+		}
+	}
+	b.change(func() { b.portal, b.deny["LIST"] = "", true })
+	_, err := to.Newest(t.Context(), s.Keys())
+	if got := broker.VendorAnswers(err); len(got) != 1 || got[0] != (broker.VendorAnswer{Vendor: "S3", Action: "ListObjectsV2", Status: 403, Code: "AccessDenied"}) {
+		t.Errorf("%+v of %v", got, err)
 	}
 }
 

@@ -46,4 +46,28 @@ profiles:
 	if r := must(t, "check-config", good); strings.Contains(r.stdout, "proven") {
 		t.Error(r)
 	}
+
+	absent := strings.ReplaceAll(sandbox.RoleARN, "role/", "role/absent-")
+	r := mustFail(t, 1, []string{"rights that the profiles need are lacking"}, "check-config", "--probe-writes", file("absent.yaml", absent))
+	if !strings.Contains(r.stdout, "profile aws: lacking: iam:PutRolePolicy on "+absent) {
+		t.Error(r)
+	}
+	noKey := writeFile(t, dir, "lacking.yaml", fmt.Sprintf(`listen: 127.0.0.1:0
+database: {url: "file:%[1]s/url"}
+seal: {keyset: "file:%[1]s/keyset"}
+profiles:
+  wallet:
+    provider: stripe
+    ttl: {default: 10m, max: 55m}
+    allow: [{callers: ["*"]}]
+    stripe:
+      mode: ephemeral
+      secret_key: "file:%[2]s"
+      endpoint: %[3]s
+      ephemeral: {for: customer, object: "{{.Metadata.customer}}", version: "2024-04-10"}
+      scopes: {wallet: {}}
+`, dir, writeFile(t, dir, "stripe_key", "sk_test_SomebodyElsesKey0123456789"), upstream.StripeURL))
+	if r := mustFail(t, 1, []string{"1 of the rights"}, "check-config", "--online", noKey); !strings.Contains(r.stdout, "profile wallet: lacking: secret_key") {
+		t.Error(r)
+	}
 }

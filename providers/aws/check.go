@@ -16,7 +16,7 @@ import (
 // Check returns all that is wrong; pointers are paths within the section, as in "scopes.read.statements[0].actions".
 func (c Config) Check() []broker.Fault {
 	var f broker.Faults
-	role, wrong := namedARN(c.RoleARN, "role")
+	role, wrong := c.role(c.RoleARN)
 	if wrong != "" {
 		f.Add("role_arn", "%s", wrong)
 	}
@@ -85,7 +85,7 @@ func (c Config) checkSource() []broker.Fault {
 		if keys || c.ConfigProfile != "" {
 			f.Add("web_identity", "is a second source of credentials: name one")
 		}
-		if _, wrong := namedARN(w.RoleARN, "role"); wrong != "" {
+		if _, wrong := c.role(w.RoleARN); wrong != "" {
 			f.Add("web_identity.role_arn", "%s", wrong)
 		}
 		if !filepath.IsAbs(w.TokenFile) || strings.ContainsAny(w.TokenFile, "\r\n") {
@@ -212,8 +212,12 @@ func (s Scope) check(at string, role awsarn.ARN) []broker.Fault {
 	}
 	for i, arn := range s.PolicyARNs {
 		a, wrong := namedARN(arn, "policy")
-		if wrong == "" && a.Partition != role.Partition && role.Partition != "" {
+		switch {
+		case wrong != "" || role.Partition == "": // the role's own fault is reported
+		case a.Partition != role.Partition:
 			wrong = "is not of the role's partition"
+		case a.AccountID != role.AccountID && a.AccountID != "aws": // STS takes no others
+			wrong = "is neither of the account of role_arn nor AWS's own"
 		}
 		if wrong != "" {
 			f.Add(fmt.Sprintf("%s.policy_arns[%d]", at, i), "%s", wrong)

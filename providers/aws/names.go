@@ -18,8 +18,9 @@ import (
 var (
 	partitionForm = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	accountForm   = regexp.MustCompile(`^[0-9]{12}$`)
-	nameForm      = regexp.MustCompile(`^[\w+=,.@-]{1,128}$`) // of a role, up to 64, and of a policy
-	pathForm      = regexp.MustCompile(`^(/[!-)+->@-~]+)*$`)  // visible ASCII, without * and ?, which would be a mistake
+	tenantForm    = regexp.MustCompile(`^([A-Za-z0-9_]*[A-Za-z_][A-Za-z0-9_]*)?$`) // of Ceph's gateway: a tenant, an account, or none
+	nameForm      = regexp.MustCompile(`^[\w+=,.@-]{1,128}$`)                      // of a role, up to 64, and of a policy
+	pathForm      = regexp.MustCompile(`^(/[!-)+->@-~]+)*$`)                       // visible ASCII, without * and ?, which would be a mistake
 	externalForm  = regexp.MustCompile(`^[\w+=,.@:/-]{2,}$`)
 	actionForm    = regexp.MustCompile(`^(\*|([A-Za-z0-9-]+|\*):[A-Za-z0-9*?]+)$`)
 	operatorForm  = regexp.MustCompile(`^(ForAllValues:|ForAnyValue:)?[A-Za-z]+$`)
@@ -29,7 +30,7 @@ var (
 
 const maxRoleName = 64
 
-// namedARN takes the ARN of a role or a policy apart; wrong says in what it is not one.
+// namedARN takes the ARN of a role or a policy apart; wrong says in what it is not one. The account is not checked.
 func namedARN(arn, kind string) (a awsarn.ARN, wrong string) {
 	a, err := awsarn.Parse(arn)
 	rest, ok := strings.CutPrefix(a.Resource, kind+"/")
@@ -39,14 +40,22 @@ func namedARN(arn, kind string) (a awsarn.ARN, wrong string) {
 	at := strings.LastIndex(rest, "/") + 1
 	path, name := strings.TrimSuffix("/"+rest[:at], "/"), rest[at:]
 	switch {
-	case kind == "role" && !accountForm.MatchString(a.AccountID), !accountForm.MatchString(a.AccountID) && a.AccountID != "aws":
-		return a, "has an account that is not 12 digits"
 	case !nameForm.MatchString(name) || kind == "role" && len(name) > maxRoleName:
 		return a, "does not end in the name of one " + kind + ", of A-Z a-z 0-9 _ + = , . @ -"
 	case !pathForm.MatchString(path) || len(path) > 510:
 		return a, "has a path that IAM does not take"
 	}
 	return a, ""
+}
+
+// role takes the ARN of a role apart, as namedARN, and checks its account: 12 digits at AWS, while servers that are not
+// AWS (Config.Endpoint) have names for them, or none.
+func (c Config) role(arn string) (a awsarn.ARN, wrong string) {
+	a, wrong = namedARN(arn, "role")
+	if wrong == "" && !accountForm.MatchString(a.AccountID) && (c.Endpoint == "" || !tenantForm.MatchString(a.AccountID)) {
+		wrong = "has an account that is not 12 digits"
+	}
+	return a, wrong
 }
 
 // badText says why a text that stands in a policy is surely a mistake: white space around it, or characters that nobody

@@ -17,6 +17,9 @@ func TestNamesThatAWSDoesNotTake(t *testing.T) {
 	role := func(arn, region string) func(*aws.Config) {
 		return func(c *aws.Config) { c.RoleARN, c.Region = arn, region }
 	}
+	atAWS := func(arn string) func(*aws.Config) {
+		return func(c *aws.Config) { c.RoleARN, c.Endpoint = arn, "" }
+	}
 	statement := func(s aws.Statement) func(*aws.Config) {
 		return func(c *aws.Config) {
 			if s.Actions == nil {
@@ -66,7 +69,11 @@ func TestNamesThatAWSDoesNotTake(t *testing.T) {
 		"a region in the ARN":                       {role("arn:aws:iam:eu-west-1:123456789012:role/r", ""), "role_arn"},
 		"an account of 11 digits":                   {role("arn:aws:iam::12345678901:role/r", ""), "role_arn"},
 		"an account with dashes":                    {role("arn:aws:iam::1234-5678-9012:role/r", ""), "role_arn"},
-		"no account":                                {role("arn:aws:iam:::role/r", ""), "role_arn"},
+		"no account":                                {atAWS("arn:aws:iam:::role/r"), "role_arn"},
+		"no account, as at Ceph's gateway":          {role("arn:aws:iam:::role/r", ""), ""},
+		"a tenant, as at Ceph's gateway":            {role("arn:aws:iam::team_1:role/r", ""), ""},
+		"a tenant at AWS":                           {atAWS("arn:aws:iam::team_1:role/r"), "role_arn"},
+		"a managed policy of another account":       {managed("arn:aws:iam::210987654321:policy/p"), "scopes.read.policy_arns[0]"},
 		"no partition":                              {role("arn::iam::123456789012:role/r", "eu-west-1"), "role_arn"},
 		"an external id with white space":           {func(c *aws.Config) { c.ExternalID = "a b" }, "external_id"},
 		"an external id of one character":           {func(c *aws.Config) { c.ExternalID = "a" }, "external_id"},

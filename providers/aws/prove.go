@@ -143,6 +143,8 @@ func (d *denier) tried(action, resource string, write func() error) broker.Proof
 	err := write()
 	switch r, _ := readReplyOf(err); {
 	case err == nil:
+	case r.genuine && strings.HasPrefix(r.Code, "NoSuchEntity") && action != "iam:DeleteRolePolicy":
+		proof.State, proof.How = broker.Lacking, "IAM has no such role or policy"
 	case r.genuine && (strings.HasPrefix(r.Code, "LimitExceeded") || strings.HasPrefix(r.Code, "NoSuchEntity")):
 		proof.How = "IAM refused it for another reason (" + r.Code + ")"
 	case r.asksWho():

@@ -32,14 +32,14 @@ func (p *Provider) keys(ctx context.Context) ([]key, error) {
 
 // read also tells when to look again because files are being written; zero: none is.
 func (p *Provider) read(ctx context.Context) (list []key, again time.Duration, err error) {
-	list, problems := make([]key, 0, len(p.cfg.Keys)), map[string]string{}
+	list, problems := make([]key, 0, len(p.cfg.Keys)), map[string]error{}
 	for _, k := range p.cfg.Keys {
 		value, wait, err := p.values.read(ctx, string(k.Value))
 		if wait > 0 && (again == 0 || wait < again) {
 			again = wait
 		}
 		if err != nil {
-			problems[k.Name] = broker.AsError(err).Message
+			problems[k.Name] = err
 			continue
 		}
 		known := newKey(k.Name, value, k.Scopes, k.Labels)
@@ -53,7 +53,7 @@ func (p *Provider) read(ctx context.Context) (list []key, again time.Duration, e
 	for _, s := range sealed {
 		value, err := p.unseal(s)
 		if err != nil {
-			problems[s.Name] = err.Error()
+			problems[s.Name] = err
 			continue
 		}
 		k := newKey(s.Name, value, s.Scopes, s.Labels)

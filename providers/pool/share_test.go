@@ -3,6 +3,7 @@ package pool_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -101,8 +102,12 @@ func TestProbeConfirms(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		status  int
+		page    string
 		refuses bool
-	}{{"refused", 401, true}, {"accepted", 200, false}, {"no answer", 500, false}, {"another matter", 403, false}} {
+	}{
+		{"refused", 401, "", true}, {"accepted", 200, "", false}, {"no answer", 500, "", false}, {"another matter", 403, "", false},
+		{"a proxy's login page", 401, "<html>log in", false},
+	} {
 		r := newRig(t, 4)
 		ledger := replicas(t, 1)[0]
 		var calls atomic.Int32
@@ -113,6 +118,7 @@ func TestProbeConfirms(t *testing.T) {
 				t.Errorf("probed by %s, without the key", q.Method)
 			}
 			w.WriteHeader(c.status)
+			_, _ = io.WriteString(w, c.page)
 		}))
 		t.Cleanup(web.Close)
 		wide := r.sharedBy(t, ledger, 100)

@@ -60,11 +60,11 @@ func (p *pooled) Quota() string { return p.Upstream(broker.Credential{}) }
 // reason is told: one bad key does not stop the others (P11). Where a file may still be being written, again is when to
 // look again.
 func (p *pooled) present() (keys []poolKey, reasons []string, again time.Duration) {
-	problems := map[string]string{}
+	problems := map[string]error{}
 	for _, k := range p.cfg.Pool.Keys {
 		value, wait, err := p.files.Resolve(k.Value)
 		if err != nil {
-			problems[k.Name] = err.Error()
+			problems[k.Name] = err
 		}
 		if wait > 0 && (again == 0 || wait < again) {
 			again = wait

@@ -2,6 +2,7 @@ package connect_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,5 +128,38 @@ func TestAnthropicAdminKey(t *testing.T) {
 	rewrite(t, r.admin, anthropicAdmin)
 	if _, err := r.ender.End(t.Context(), connect.Key{VendorID: "apikey_1"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// An admin key that reads a key may end it. What a proxy answers proves nothing.
+func TestAnthropicProve(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, id string
+		edit     func(r anthropicRig)
+		want     broker.ProofState
+	}{
+		{"reads it", "apikey_1", func(anthropicRig) {}, broker.Proven},
+		{"no such key", "apikey_9", func(anthropicRig) {}, broker.Lacking},
+		{"no admin key", "apikey_1", func(r anthropicRig) { rewrite(t, r.admin, "sk-ant-admin-other") }, broker.Lacking},
+		{"a login page", "apikey_1", func(r anthropicRig) {
+			r.Inject(fault.Fault{Kind: fault.Verbatim, Status: 200, Body: "<html>" + planted})
+		}, broker.NotProven},
+		{"a proxy's refusal", "apikey_1", func(r anthropicRig) {
+			r.Inject(fault.Fault{Kind: fault.Verbatim, Status: 403, Body: "<html>" + planted})
+		}, broker.NotProven},
+		{"another key", "apikey_1", func(r anthropicRig) {
+			r.Inject(fault.Fault{Kind: fault.Verbatim, Status: 200, Body: `{"id":"apikey_2","status":"active"}`})
+		}, broker.NotProven},
+	} {
+		r := newAnthropic(t)
+		c.edit(r)
+		proofs := r.ender.(connect.Prover).Prove(t.Context(), []connect.Key{{Name: "k", VendorID: c.id}})
+		if len(proofs) != 1 || proofs[0].State != c.want || strings.Contains(proofs[0].How, planted) {
+			t.Errorf("%s: %v; want %s", c.name, proofs, c.want)
+		}
+		if status := r.Status("apikey_1"); status != "active" {
+			t.Errorf("%s: asking left the key %s", c.name, status)
+		}
 	}
 }

@@ -18,7 +18,8 @@ import (
 
 // HTTP ends keys by a call to a hook of the operator's, or right to a vendor's own API. URL and body may hold the
 // placeholders {{.Name}}, {{.VendorID}} and {{.Fingerprint}} (SHA-256, hexadecimal). Any answer of the 200s but 202 says
-// that the key is refused from now on, unless it is an HTML page, as of a login or a gateway; the same call may come again and must then be answered in the same way.
+// that the key is refused from now on, unless it is an HTML page, as of a login or a gateway; the same call may come again
+// and must then be answered in the same way.
 //
 // With a secret the call bears `Taskpass-Signature: t=<Unix seconds>,v1=<HMAC-SHA256 of "<t>.<body>", hexadecimal>`, the
 // form of Stripe's webhooks. It covers the body and not the URL: a hook should obey the body, and refuse an old time.
@@ -211,11 +212,4 @@ func sign(secret broker.Secret, at time.Time, body []byte) string {
 	mac.Write([]byte(t + "."))
 	mac.Write(body)
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
-}
-
-// isPage tells whether an answer is for a person: something on the way wrote it.
-func (r reply) isPage() bool {
-	kind := strings.ToLower(r.header.Get("Content-Type"))
-	return strings.HasPrefix(kind, "text/html") || strings.HasPrefix(kind, "application/xhtml+xml") ||
-		strings.HasPrefix(http.DetectContentType(r.body), "text/html")
 }

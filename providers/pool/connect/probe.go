@@ -42,7 +42,7 @@ func OpenProber(cfg Probe, w Wire) *Prober {
 }
 
 // Refuses tells whether the vendor refuses a key: 401 says so, and 2xx the opposite. Every other answer proves neither,
-// and is an error.
+// and is an error; so is an HTML page, which a proxy or a login wrote.
 func (p *Prober) Refuses(ctx context.Context, key broker.Secret) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -56,6 +56,9 @@ func (p *Prober) Refuses(ctx context.Context, key broker.Secret) (bool, error) {
 	switch {
 	case err != nil:
 		return false, err
+	case r.isPage() && (r.good() || r.status == http.StatusUnauthorized):
+		return false, broker.Errorf(broker.CodeUpstreamError, "the answer to the pool's probe is an HTML page (HTTP %d), so it counts as a gateway's and not as the vendor's: "+
+			"the operator should check probe.url, and what is on the way to it", r.status).Because(p.cause(r))
 	case r.status == http.StatusUnauthorized:
 		return true, nil
 	case r.good():

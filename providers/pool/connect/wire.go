@@ -63,6 +63,8 @@ type reply struct {
 
 func (r reply) good() bool { return r.status >= 200 && r.status < 300 }
 
+func (r reply) isPage() bool { return broker.IsPage(r.header.Get("Content-Type"), r.body) }
+
 // unsent marks an error after which the vendor surely made nothing: of a request that was never written to the wire, or was
 // refused.
 type unsent struct{ err *broker.Error }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -152,10 +153,23 @@ func (a *awsStore) read(ctx context.Context, name string) ([]byte, string, error
 	if err != nil {
 		return nil, "", a.failed(ctx, err)
 	}
+	if !isAsked(id, out) {
+		call := broker.VendorAnswer{Vendor: awsStoreName, Action: awsAction, Status: http.StatusOK}
+		return nil, "", broker.Errorf(broker.CodeUpstreamError, "the answer of %s is none, or about another secret", awsStoreName).Because(call)
+	}
 	if out.SecretString != nil {
 		return []byte(*out.SecretString), aws.ToString(out.VersionId), nil
 	}
 	return out.SecretBinary, aws.ToString(out.VersionId), nil
+}
+
+// isAsked tells whether an answer is about the secret that was asked for, by its name or by its ARN, whose random end may be
+// left out.
+func isAsked(id string, out *secretsmanager.GetSecretValueOutput) bool {
+	if strings.HasPrefix(id, "arn:") {
+		return strings.HasPrefix(aws.ToString(out.ARN), id)
+	}
+	return aws.ToString(out.Name) == id
 }
 
 // failed keeps none of the SDK's text: it quotes the answer.
@@ -163,31 +177,60 @@ func (a *awsStore) failed(ctx context.Context, err error) error {
 	if errors.Is(err, errOwnKey) {
 		return broker.Errorf(broker.CodeUpstreamRefused, "the broker's own access key for AWS cannot be read: the operator should check aws.access_key_id and aws.secret_access_key")
 	}
+	call := broker.VendorAnswer{Vendor: awsStoreName, Action: awsAction}
 	response, answered := errors.AsType[*awshttp.ResponseError](err)
 	if !answered || response.HTTPStatusCode() < http.StatusMultipleChoices {
-		return unread(ctx, awsStoreName)
+		if answered {
+			call.Status = response.HTTPStatusCode()
+		}
+		return unread(ctx, call)
 	}
-	code := ""
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		code = api.ErrorCode()
+	call.Status = response.HTTPStatusCode()
+	if id := response.ServiceRequestID(); broker.ValidID(id) {
+		call.RequestID = id
 	}
-	status, header := response.HTTPStatusCode(), http.Header{}
+	r := reply{VendorAnswer: call, header: http.Header{}}
 	if response.Response != nil && response.Response.Response != nil {
-		header = response.Response.Header
+		r.header = response.Response.Header
 	}
-	switch code { // its errors are 400 for the most part
-	case "ResourceNotFoundException":
-		status = http.StatusNotFound
-	case "ThrottlingException", "TooManyRequestsException", "LimitExceededException":
-		status = http.StatusTooManyRequests
-	case "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "ExpiredTokenException", "DecryptionFailure":
-		status = http.StatusForbidden
-	case "InternalServiceError":
-		status = http.StatusInternalServerError
-	case "InvalidRequestException":
-		return broker.Errorf(broker.CodeUpstreamRefused, "AWS Secrets Manager does not give out this secret: the operator should check that it is not marked for deletion")
+	if api, ok := errors.AsType[smithy.APIError](err); ok && awsCode.MatchString(api.ErrorCode()) && api.ErrorCode() != "UnknownError" {
+		r.Code, r.genuine = api.ErrorCode(), true // the SDK's word where the answer has no code is UnknownError
 	}
-	return a.meaning(awsStoreName, "its AWS credentials, secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key", status, header)
+	if r.Code == "InvalidRequestException" {
+		return broker.Errorf(broker.CodeUpstreamRefused, "AWS Secrets Manager does not give out this secret: the operator should check that it is not marked for deletion").
+			Because(r.VendorAnswer)
+	}
+	status := r.Status
+	if means := awsCodes[strings.TrimSuffix(strings.TrimSuffix(r.Code, "Exception"), "Fault")]; means != 0 {
+		status = means
+	}
+	return a.means(awsStoreName, "its AWS credentials, this machine's clock, secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key",
+		status, r.genuine, r.header).Because(r.VendorAnswer)
+}
+
+const awsAction = "GetSecretValue"
+
+var awsCode = regexp.MustCompile(`^[A-Za-z0-9.]{1,64}$`)
+
+// awsCodes is the one table of what its codes mean, as the HTTP status that says the same: its own is 400 for the most part.
+// Codes are without "Exception" and "Fault" at their end.
+// https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonErrors.html and API_GetSecretValue.html there
+var awsCodes = map[string]int{
+	"ResourceNotFound": http.StatusNotFound,
+
+	"Throttling": http.StatusTooManyRequests, "Throttled": http.StatusTooManyRequests, "TooManyRequests": http.StatusTooManyRequests,
+	"LimitExceeded": http.StatusTooManyRequests, "RequestLimitExceeded": http.StatusTooManyRequests,
+	"RequestThrottled": http.StatusTooManyRequests, "SlowDown": http.StatusTooManyRequests,
+
+	"AccessDenied": http.StatusForbidden, "NotAuthorized": http.StatusForbidden, "UnrecognizedClient": http.StatusForbidden,
+	"InvalidClientTokenId": http.StatusForbidden, "InvalidSignature": http.StatusForbidden, "SignatureDoesNotMatch": http.StatusForbidden,
+	"IncompleteSignature": http.StatusForbidden, "MissingAuthenticationToken": http.StatusForbidden, "ExpiredToken": http.StatusForbidden,
+	"RequestExpired": http.StatusForbidden, "RequestTimeTooSkewed": http.StatusForbidden, "OptInRequired": http.StatusForbidden,
+	"DecryptionFailure": http.StatusForbidden,
+
+	"RequestTimeout": http.StatusRequestTimeout, "RequestAborted": http.StatusRequestTimeout,
+	"InternalServiceError": http.StatusInternalServerError, "InternalFailure": http.StatusInternalServerError,
+	"ServiceUnavailable": http.StatusServiceUnavailable,
 }
 
 // bounded reads no more of an answer than there may be.

@@ -103,13 +103,12 @@ func (g *gcpStore) token(ctx context.Context) (string, error) {
 	if err == nil {
 		return token.Value, nil
 	}
-	if ctx.Err() != nil {
-		return "", unread(ctx, "Google's token endpoint")
+	call := broker.VendorAnswer{Vendor: "Google's token endpoint", Action: "token"}
+	if refused, ok := errors.AsType[*auth.Error](err); ok && refused.Response != nil && ctx.Err() == nil { // its text quotes the answer
+		call.Status = refused.Response.StatusCode
+		return "", g.meaning("the broker's own Google credentials", googleSaid(reply{call, false, refused.Response.Header, refused.Body}))
 	}
-	if refused, ok := errors.AsType[*auth.Error](err); ok && refused.Response != nil { // its text quotes the answer
-		return "", g.meaning("Google's token endpoint", "the broker's own Google credentials", refused.Response.StatusCode, refused.Response.Header)
-	}
-	return "", unread(ctx, "Google's token endpoint")
+	return "", unread(ctx, call)
 }
 
 // read answers one version's payload.
@@ -122,32 +121,53 @@ func (g *gcpStore) read(ctx context.Context, name string) ([]byte, string, error
 	if !strings.Contains(name, "/versions/") {
 		name += "/versions/latest"
 	}
-	status, header, body, err := g.get(ctx, gcpStoreName, strings.TrimRight(g.cfg.Endpoint, "/")+"/v1/"+name+":access",
+	r, err := g.get(ctx, broker.VendorAnswer{Vendor: gcpStoreName, Action: "versions.access"}, strings.TrimRight(g.cfg.Endpoint, "/")+"/v1/"+name+":access",
 		http.Header{"Authorization": {"Bearer " + token}})
 	if err != nil {
 		return nil, "", err
 	}
-	if status == http.StatusBadRequest { // FAILED_PRECONDITION: the version is disabled or destroyed
-		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "Google Secret Manager does not give out this version: the operator should check that it is enabled")
+	r = googleSaid(r)
+	if r.Status == http.StatusBadRequest && r.genuine { // FAILED_PRECONDITION: the version is disabled or destroyed
+		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "Google Secret Manager does not give out this version: the operator should check that it is enabled").
+			Because(r.VendorAnswer)
 	}
-	if status != http.StatusOK {
-		return nil, "", g.meaning(gcpStoreName, "that its identity has secretmanager.versions.access on the secret", status, header)
+	if r.Status != http.StatusOK {
+		return nil, "", g.meaning("that its identity has secretmanager.versions.access on the secret", r)
 	}
-	var reply struct {
+	var version struct {
 		Name    string
 		Payload struct {
 			Data       []byte // base64 on the wire
 			DataCRC32C string
 		}
 	}
-	at := 0
-	if json.Unmarshal(body, &reply) == nil {
-		at = strings.LastIndex(reply.Name, "/versions/")
+	_, asked, _ := strings.Cut(name, "/secrets/")
+	asked, _, _ = strings.Cut(asked, "/")
+	number := ""
+	if json.Unmarshal(r.body, &version) == nil { // the project is named by its number, so it is not compared
+		_, number, _ = strings.Cut(version.Name, "/secrets/"+asked+"/versions/")
 	}
-	if at <= 0 || reply.Payload.DataCRC32C != "" && reply.Payload.DataCRC32C != checksum(reply.Payload.Data) {
-		return nil, "", g.meaning(gcpStoreName, "", status, header)
+	if number == "" || version.Payload.DataCRC32C != "" && version.Payload.DataCRC32C != checksum(version.Payload.Data) {
+		return nil, "", g.meaning("", r)
 	}
-	return reply.Payload.Data, reply.Name[at+len("/versions/"):], nil
+	return version.Payload.Data, number, nil
+}
+
+// googleSaid reads the error in an answer: of Google's APIs an object, of its token endpoint a word.
+func googleSaid(r reply) reply {
+	var said struct{ Error json.RawMessage }
+	if json.Unmarshal(r.body, &said) != nil || said.Error == nil {
+		return r
+	}
+	var object struct{ Status string }
+	var word string
+	r.genuine = json.Unmarshal(said.Error, &object) == nil || json.Unmarshal(said.Error, &word) == nil
+	for _, code := range []string{object.Status, word} {
+		if broker.ValidID(code) && len(code) <= 64 {
+			r.Code = code
+		}
+	}
+	return r
 }
 
 func checksum(data []byte) string {

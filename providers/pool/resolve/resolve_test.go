@@ -155,12 +155,22 @@ func TestStoresFail(t *testing.T) {
 				{fault.Fault{Kind: fault.Refuse, Status: 503, RetryAfter: 3 * time.Second}, broker.CodeUpstreamError, 3 * time.Second},
 				{fault.Fault{Kind: fault.Verbatim, Status: 307, Header: http.Header{"Location": {"/v1/elsewhere"}}}, broker.CodeUpstreamRefused, 0},
 				{fault.Fault{Kind: fault.Verbatim, Status: 502, Body: "<html>canary"}, broker.CodeUpstreamError, 0},
+				{fault.Fault{Kind: fault.Verbatim, Status: 403, Body: "<html>canary"}, broker.CodeUpstreamError, 0}, // a proxy's
+				{fault.Fault{Kind: fault.Verbatim, Status: 400, Body: "<html>canary"}, broker.CodeUpstreamError, 0},
+				{fault.Fault{Kind: fault.Verbatim, Status: 404, Body: `{"message":"canary"}`}, broker.CodeUpstreamError, 0},
+				{fault.Fault{Kind: fault.Verbatim, Status: 200, Body: "<html>canary"}, broker.CodeUpstreamError, 0},
+				{fault.Fault{Kind: fault.Verbatim, Status: 200, Body: `{}`}, broker.CodeUpstreamError, 0},
+				{fault.Fault{Kind: fault.Verbatim, Status: 200}, broker.CodeUpstreamError, 0},
 				{fault.Fault{Kind: fault.DropReply, Times: 3}, broker.CodeUpstreamError, 0}, // net/http sends a GET again
 			} {
 				of.queue.Inject(c.fault)
 				_, _, err := r.Resolve(t.Context(), of.ref)
 				if e := wantCode(t, err, c.code); e.RetryAfter != c.after || !strings.HasPrefix(e.Message, of.ref+": ") {
 					t.Errorf("%+v: retry after %s, %v", c.fault, e.RetryAfter, err)
+				}
+				if got := broker.VendorAnswers(err); len(got) != 1 || got[0].Vendor == "" || got[0].Action == "" ||
+					c.fault.Kind == fault.Verbatim && got[0].Status != c.fault.Status {
+					t.Errorf("%+v: the log has %+v", c.fault, got)
 				}
 				of.queue.Clear()
 			}
@@ -185,17 +195,37 @@ func TestStoresAnswerNonsense(t *testing.T) {
 	_, _, err := r.Resolve(t.Context(), "vault:kv/a#key")
 	wantCode(t, err, broker.CodeUpstreamRefused)
 	for _, body := range []string{
-		`{"name":"projects/1/secrets/a/versions/1","payload":{"data":"Y2FuYXJ5","dataCrc32c":"1"}}`, `{"payload":{"data":"Y2FuYXJ5"}}`, `canary`,
+		`{"name":"projects/1/secrets/pool/versions/1","payload":{"data":"Y2FuYXJ5","dataCrc32c":"1"}}`, `{"payload":{"data":"Y2FuYXJ5"}}`, `canary`,
+		`{"name":"projects/1/secrets/other/versions/1","payload":{"data":"Y2FuYXJ5"}}`, // another secret's
 		`{"x":"` + strings.Repeat("canary", 1<<18) + `"}`,
 	} {
 		r.gcp.Inject(fault.Fault{Action: "read", Kind: fault.Verbatim, Status: 200, Body: body})
 		_, _, err := r.Resolve(t.Context(), "gcp-sm:"+gcpName)
 		wantCode(t, err, broker.CodeUpstreamError)
 	}
-	for _, body := range []string{`canary`, `{"SecretString":"` + strings.Repeat("canary", 1<<18) + `"}`} {
+	for _, body := range []string{`canary`, `{"SecretString":"canary"}`, `{"Name":"b","SecretString":"canary"}`, `{"SecretString":"` + strings.Repeat("canary", 1<<18) + `"}`} {
 		r.aws.Inject(fault.Fault{Kind: fault.Verbatim, Status: 200, Body: body})
 		_, _, err := r.Resolve(t.Context(), "aws-sm:eu-west-1/a")
 		wantCode(t, err, broker.CodeUpstreamError)
+	}
+}
+
+// What AWS's codes mean where the status says only 400: what passes by itself may be tried again.
+func TestCodesOfSecretsManager(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for code, want := range map[string]broker.Code{
+		"ThrottlingException": broker.CodeUpstreamThrottled, "Throttling": broker.CodeUpstreamThrottled, "RequestLimitExceeded": broker.CodeUpstreamThrottled,
+		"RequestTimeout": broker.CodeUpstreamError, "InternalFailure": broker.CodeUpstreamError, "ServiceUnavailable": broker.CodeUpstreamError,
+		"ResourceNotFoundException": broker.CodeUpstreamRefused, "RequestExpired": broker.CodeUpstreamRefused, "InvalidParameterException": broker.CodeUpstreamRefused,
+	} {
+		r.aws.Inject(fault.Fault{Kind: fault.Verbatim, Status: 400, Header: http.Header{"X-Amzn-Requestid": {"req-1"}}, Body: `{"__type":"` + code + `","message":"canary"}`})
+		_, _, err := r.Resolve(t.Context(), "aws-sm:eu-west-1/a")
+		wantCode(t, err, want)
+		answer := broker.VendorAnswer{Vendor: "AWS Secrets Manager", Action: "GetSecretValue", Status: 400, Code: code, RequestID: "req-1"}
+		if got := broker.VendorAnswers(err); len(got) != 1 || got[0] != answer {
+			t.Errorf("%s: the log has %+v", code, got)
+		}
 	}
 }
 

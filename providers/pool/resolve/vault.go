@@ -94,21 +94,28 @@ func (v *vault) read(ctx context.Context, name string) ([]byte, string, error) {
 		segments[i] = url.PathEscape(s)
 	}
 	address := strings.TrimRight(v.cfg.Address, "/") + "/v1/" + url.PathEscape(mount) + "/data/" + strings.Join(segments, "/")
-	status, answered, body, err := v.get(ctx, vaultName, address, header)
+	r, err := v.get(ctx, broker.VendorAnswer{Vendor: vaultName, Action: "kv.read"}, address, header)
 	if err != nil {
 		return nil, "", err
 	}
-	if status != http.StatusOK {
-		return nil, "", v.meaning(vaultName, "vault.token and its policy (read on MOUNT/data/PATH), and vault.namespace", status, answered)
-	}
-	var reply struct {
-		Data struct {
+	var said struct { // a refusal has errors; that of a deleted version has data
+		RequestID string `json:"request_id"`
+		Errors    json.RawMessage
+		Data      *struct {
 			Data     json.RawMessage
 			Metadata struct{ Version int64 }
 		}
 	}
-	if json.Unmarshal(body, &reply) != nil || reply.Data.Metadata.Version < 1 {
-		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "Vault's answer is not that of a KV engine of version 2: the operator should check the mount")
+	r.genuine = json.Unmarshal(r.body, &said) == nil && (said.Errors != nil || said.Data != nil)
+	if broker.ValidID(said.RequestID) {
+		r.RequestID = said.RequestID
 	}
-	return reply.Data.Data, strconv.FormatInt(reply.Data.Metadata.Version, 10), nil
+	switch {
+	case r.Status != http.StatusOK, !r.genuine:
+		return nil, "", v.meaning("vault.token and its policy (read on MOUNT/data/PATH), and vault.namespace", r)
+	case said.Data == nil || said.Data.Metadata.Version < 1:
+		return nil, "", broker.Errorf(broker.CodeUpstreamRefused, "Vault's answer is not that of a KV engine of version 2: the operator should check the mount").
+			Because(r.VendorAnswer)
+	}
+	return said.Data.Data, strconv.FormatInt(said.Data.Metadata.Version, 10), nil
 }

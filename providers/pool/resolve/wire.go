@@ -38,36 +38,53 @@ func newWire(client *http.Client, clock func() time.Time) wire {
 	return wire{&own, client != nil, clock}
 }
 
+// reply is a store's answer. Its body may hold a secret and must go nowhere.
+type reply struct {
+	broker.VendorAnswer
+	genuine bool // a refusal has the form of the store's: something in between did not write it
+	header  http.Header
+	body    []byte
+}
+
 // get reads one answer whole. An error means that there was none: net/http's own text is not kept, for it may quote what
-// came back.
-func (w wire) get(ctx context.Context, store, address string, header http.Header) (int, http.Header, []byte, error) {
+// came back. The call is what the log calls it.
+func (w wire) get(ctx context.Context, call broker.VendorAnswer, address string, header http.Header) (reply, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return 0, nil, nil, broker.Errorf(broker.CodeUpstreamRefused, "no request to %s can be made of this reference", store)
+		return reply{}, broker.Errorf(broker.CodeUpstreamRefused, "no request to %s can be made of this reference", call.Vendor)
 	}
 	r.Header = header
 	got, err := w.client.Do(r)
 	if err != nil {
-		return 0, nil, nil, unread(ctx, store)
+		return reply{}, unread(ctx, call)
 	}
 	defer got.Body.Close()
+	call.Status = got.StatusCode
 	text, err := io.ReadAll(io.LimitReader(got.Body, maxReply+1))
 	if err != nil || len(text) > maxReply {
-		return 0, nil, nil, unread(ctx, store)
+		return reply{}, unread(ctx, call)
 	}
-	return got.StatusCode, got.Header, text, nil
+	return reply{call, false, got.Header, text}, nil
 }
 
-func unread(ctx context.Context, store string) error {
+func unread(ctx context.Context, a broker.VendorAnswer) error {
 	if err := ctx.Err(); err != nil {
-		return broker.Errorf(broker.CodeUpstreamTimeout, "%s did not answer in time", store).Because(err)
+		return broker.Errorf(broker.CodeUpstreamTimeout, "%s did not answer in time", a.Vendor).Because(errors.Join(err, a))
 	}
-	return broker.Errorf(broker.CodeUpstreamError, "%s could not be reached, or its answer could not be read", store)
+	return broker.Errorf(broker.CodeUpstreamError, "%s could not be reached, or its answer could not be read", a.Vendor).Because(a)
 }
 
-// meaning says what a status means that is not 200. look is what the operator should check when it does not let us in.
-func (w wire) meaning(store, look string, status int, header http.Header) *broker.Error {
+// meaning says what an answer means that is not the one that was asked for. look is what the operator should check when the
+// store does not let us in.
+func (w wire) meaning(look string, r reply) *broker.Error {
+	return w.means(r.Vendor, look, r.Status, r.genuine, r.header).Because(r.VendorAnswer)
+}
+
+func (w wire) means(store, look string, status int, genuine bool, header http.Header) *broker.Error {
 	switch {
+	case status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests && !genuine:
+		return broker.Errorf(broker.CodeUpstreamError, "what answered for %s (HTTP %d) has not the form of its answers: "+
+			"the operator should check proxies and gateways on the way, and the address", store, status)
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return broker.Errorf(broker.CodeUpstreamRefused, "%s refuses the broker (HTTP %d): the operator should check %s", store, status, look)
 	case status == http.StatusNotFound:

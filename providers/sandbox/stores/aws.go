@@ -100,8 +100,12 @@ func (s *SecretsManager) get(w http.ResponseWriter, r *http.Request, region stri
 		refuseAWS(w, http.StatusBadRequest, "InvalidRequestException")
 		return
 	}
+	arn, name := "arn:aws:secretsmanager:"+region+":123456789012:secret:"+in.SecretId+"-AbCdEf", in.SecretId
+	if _, named, ok := strings.Cut(in.SecretId, ":secret:"); ok {
+		arn, name = in.SecretId, named[:max(0, len(named)-len("-AbCdEf"))]
+	}
 	out := map[string]any{
-		"ARN": "arn:aws:secretsmanager:" + region + ":123456789012:secret:" + in.SecretId, "Name": in.SecretId,
+		"ARN": arn, "Name": name,
 		"VersionId": fmt.Sprintf("00000000-0000-4000-8000-%012d", found.version), "VersionStages": []string{"AWSCURRENT"},
 		"CreatedDate": float64(found.created.UnixMilli()) / 1000,
 	}
