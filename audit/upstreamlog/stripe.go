@@ -1,70 +1,49 @@
 package upstreamlog
 
 import (
-	"encoding/json"
 	"io"
 	"iter"
 	"strings"
-	"time"
 )
 
-type stripeLine struct {
-	Created   json.RawMessage `json:"created"`
-	CreatedAt json.RawMessage `json:"created_at"`
-	Method    string          `json:"method"`
-	Path      string          `json:"path"`
-	URL       string          `json:"url"`
-	RequestID string          `json:"request_id"`
-	KeyID     string          `json:"key_id"`
-	APIKeyID  string          `json:"api_key_id"`
-	KeyName   string          `json:"key_name"`
-	APIKey    json.RawMessage `json:"api_key"`
-	Key       json.RawMessage `json:"key"`
+var requestLog = vendor{
+	form:  "Stripe's: one JSON object a line, with created, method, path and the key",
+	lists: []string{"data"},
+	own:   []string{"method", "path", "url"},
+	outer: [][]string{{"data"}},
+	line:  requestLine,
+	other: func(o object) (why string, known bool) {
+		return "a Stripe event does not say which key made the request", o.text("object") == "event"
+	},
 }
 
 // Stripe reads lines of Stripe's request log, one JSON object each. Stripe documents no form of an export: the key is
 // looked for in key_id, api_key_id, key_name, and in api_key and key, which may be a text or an object with id and name.
 // Names come last: keys of an account may share one.
-func Stripe(r io.Reader) iter.Seq2[Line, error] {
-	return decode(r, "Stripe's: one JSON object a line, with created, method, path and the key", func(s stripeLine) Line {
-		path := s.Path
-		if path == "" {
-			path = s.URL
-		}
-		path, _, _ = strings.Cut(path, "?") // a query may hold anything
-		l := Line{At: moment(s.Created, s.CreatedAt), What: strings.TrimSpace(s.Method + " " + path)}
-		ids, called := []Name{{"key", s.KeyID}, {"key", s.APIKeyID}}, []Name{{"key's name", s.KeyName}}
-		for _, raw := range []json.RawMessage{s.APIKey, s.Key} {
-			var text string
-			var object struct{ ID, Name string }
-			if json.Unmarshal(raw, &text) == nil {
-				ids = append(ids, Name{"key", text})
-			} else if json.Unmarshal(raw, &object) == nil {
-				ids, called = append(ids, Name{"key", object.ID}), append(called, Name{"key's name", object.Name})
-			}
-		}
-		for _, n := range present(append(ids, called...)...) {
-			if sum := Secret(n.Text); sum != nil {
-				l.Fingerprint = sum
-				continue
-			}
-			l.Names = append(l.Names, n)
-		}
-		return l
-	})
-}
+func Stripe(r io.Reader) iter.Seq2[Line, error] { return requestLog.lines(r) }
 
-// moment reads seconds since 1970 or an RFC 3339 time.
-func moment(values ...json.RawMessage) time.Time {
-	for _, v := range values {
-		var seconds int64
-		var t time.Time
-		if json.Unmarshal(v, &seconds) == nil && seconds > 0 {
-			return time.Unix(seconds, 0).UTC()
-		}
-		if json.Unmarshal(v, &t) == nil && !t.IsZero() {
-			return t
+func requestLine(o object) (l Line) {
+	call := o.aside()
+	path := call.text("path")
+	if path == "" {
+		path = call.text("url")
+	}
+	path, _, _ = strings.Cut(path, "?") // a query may hold anything
+	l = Line{At: call.moment("created", "created_at"), What: what(call.text("method"), path)}
+	ids, called := []Name{{"key", o.text("key_id")}, {"key", o.text("api_key_id")}}, []Name{{"key's name", o.text("key_name")}}
+	for _, field := range []string{"api_key", "key"} {
+		if raw := o.raw(field); kind(raw) == "an object" {
+			key := o.child(field)
+			ids, called = append(ids, Name{"key", key.text("id")}), append(called, Name{"key's name", key.text("name")})
+		} else {
+			ids = append(ids, Name{"key", o.text(field)})
 		}
 	}
-	return time.Time{}
+	for _, n := range append(ids, called...) {
+		if sum := Secret(n.Text); sum != nil {
+			l.Fingerprint = sum
+		}
+	}
+	l.Names = present(append(ids, called...)...)
+	return l
 }

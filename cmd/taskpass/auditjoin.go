@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"iter"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/taskpass/taskpass/audit"
@@ -18,43 +20,69 @@ import (
 // remembered is how many answers a join keeps: a file has many lines of few credentials.
 const remembered = 4096
 
-// join prints whose each line of an upstream's log is. Lines without any name are nobody's.
+// join prints whose each line of an upstream's log is. It fails, after the last line, if any of them was not understood:
+// that all are known to be somebody's or nobody's must not be read from a file that was read in part.
 func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error {
 	out := bufio.NewWriter(e.stdout)
 	asked := &answers{trace: trace, known: map[string]audit.Traced{}}
-	ours, weaker, all, archived := 0, 0, 0, ""
+	var n counts
 	for line, err := range lines {
 		if err != nil {
 			return errors.Join(err, out.Flush()) // what was read before stands
 		}
-		all++
+		n.all++
 		w, err := asked.whose(e.ctx, line)
 		if err != nil {
-			return errors.Join(fmt.Errorf("record %d: %w", all, err), out.Flush())
+			return errors.Join(fmt.Errorf("record %d: %w", n.all, err), out.Flush())
 		}
-		at := "-"
+		n.add(line, w)
+		at, what := "-", cmp.Or(plain(line.What), "-")
 		if !line.At.IsZero() {
 			at = stampOf(line.At)
 		}
-		if archived = cmp.Or(archived, w.archived); len(w.held) > 0 {
-			ours++
-			if w.by != "" {
-				weaker++
-			}
-		}
-		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), w.words(line.At)); err != nil {
+		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, what, w.words(line)); err != nil {
 			return err
 		}
 	}
-	_, _ = fmt.Fprintf(out, "%d of %d are of tasks here", ours, all)
-	if weaker > 0 {
-		_, _ = fmt.Fprintf(out, ", %d of them by a weaker name only", weaker)
+	_, _ = fmt.Fprint(out, n)
+	if err := out.Flush(); err != nil || n.unread == 0 {
+		return err
 	}
-	_, _ = fmt.Fprintln(out)
-	if archived != "" {
-		_, _ = fmt.Fprintf(out, "events of months before %s are in files\n", archived)
+	return fmt.Errorf("%d of %d records were not understood: whose they are is not known", n.unread, n.all)
+}
+
+// counts are of a file's lines.
+type counts struct {
+	all, ours, weaker, unread int
+	archived                  string // the month before which events are in files
+}
+
+func (n *counts) add(line upstreamlog.Line, w whose) {
+	n.archived = cmp.Or(n.archived, w.archived)
+	switch {
+	case w.unread(line) != "":
+		n.unread++
+	case len(w.held) > 0 && w.by != "":
+		n.weaker++
+		fallthrough
+	case len(w.held) > 0:
+		n.ours++
 	}
-	return out.Flush()
+}
+
+func (n counts) String() string {
+	text := fmt.Sprintf("%d of %d are of tasks here", n.ours, n.all)
+	if n.weaker > 0 {
+		text += fmt.Sprintf(", %d of them by a weaker name only", n.weaker)
+	}
+	if n.unread > 0 {
+		text += fmt.Sprintf("; %d were not understood", n.unread)
+	}
+	text += "\n"
+	if n.archived != "" {
+		text += fmt.Sprintf("events of months before %s are in files\n", n.archived)
+	}
+	return text
 }
 
 // whose is what a line's names lead to.
@@ -66,8 +94,24 @@ type whose struct {
 	archived string       // the month before which events are in files; empty: none are
 }
 
-func (w whose) words(at time.Time) string {
-	switch {
+// unread is why nobody knows whose a line is; empty: it is known, or that it is nobody's here.
+func (w whose) unread(line upstreamlog.Line) string {
+	if line.NotUnderstood != "" {
+		return line.NotUnderstood
+	}
+	if len(w.held) > 0 {
+		return ""
+	}
+	return strings.Join(line.Unread, ", ")
+}
+
+func (w whose) words(line upstreamlog.Line) string {
+	at := line.At
+	switch unread := w.unread(line); {
+	case unread != "":
+		return "not understood: " + unread
+	case len(line.Names) == 0 && line.Fingerprint == nil:
+		return "names no credential"
 	case len(w.held) == 0 && w.more:
 		return "not among the newest here that had it by then"
 	case len(w.held) == 0 && w.ever:
@@ -90,6 +134,9 @@ func (w whose) words(at time.Time) string {
 	return text + w.by
 }
 
+// sure are the names that say whose a call is, whatever a record's other fields are.
+var sure = []string{"secret", "new key", "key"}
+
 // answers remembers what was found for a name.
 type answers struct {
 	trace tracer
@@ -109,6 +156,9 @@ func (a *answers) whose(ctx context.Context, line upstreamlog.Line) (w whose, er
 		switch {
 		case len(w.held) > 0 && q.is != surest:
 			w.by = fmt.Sprintf(", by its %s only: its %s %s", q.is, surest, missed)
+			return w, nil
+		case len(w.held) > 0 && len(line.Unread) > 0 && !slices.Contains(sure, q.is):
+			w.by = fmt.Sprintf(", by its %s only: %s", q.is, strings.Join(line.Unread, ", "))
 			return w, nil
 		case len(w.held) > 0:
 			return w, nil

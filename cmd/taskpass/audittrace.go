@@ -29,7 +29,7 @@ type auditTraceCmd struct {
 	TokenFile  string    `type:"path" help:"A file that holds it."`
 	Value      string    `arg:"" optional:"" help:"An access key id, AROA…:session, a session's ARN or name, a service account, a key's id, POOL/KEY, a credential's crd_…, or sha256:… of a secret."`
 	At         time.Time `help:"When it was used (RFC 3339): for a name that many had one after the other."`
-	Cloudtrail string    `type:"existingfile" help:"CloudTrail records, {\"Records\":[…]}, what lookup-events prints, or one a line, gzipped or not: each is joined to its task."`
+	Cloudtrail string    `type:"existingfile" help:"CloudTrail records as delivered, what lookup-events prints, or in an envelope of AWS: each is joined to its task."`
 	CloudAudit string    `type:"existingfile" help:"Google's Cloud Audit Logs, {\"entries\":[…]}, a list, or one entry a line, gzipped or not: each is joined to its task."`
 	Stripe     string    `type:"existingfile" help:"Lines of Stripe's request log, one JSON object each: each is joined to its task."`
 }
