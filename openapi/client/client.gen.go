@@ -1228,7 +1228,8 @@ type ClientInterface interface {
 	// ListCredentials List credentials, newest first
 	//
 	// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-	// callers may use the same task id: `caller` tells their credentials apart.
+	// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+	// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 	//
 	// Corresponds with GET /v1/credentials (the `ListCredentials` operationId).
 	ListCredentials(ctx context.Context, params *ListCredentialsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1615,7 +1616,8 @@ func (c *Client) TraceAudit(ctx context.Context, params *TraceAuditParams, reqEd
 // ListCredentials List credentials, newest first
 //
 // An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-// callers may use the same task id: `caller` tells their credentials apart.
+// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 //
 // Corresponds with GET /v1/credentials (the `ListCredentials` operationId).
 func (c *Client) ListCredentials(ctx context.Context, params *ListCredentialsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3724,7 +3726,8 @@ type ClientWithResponsesInterface interface {
 	// ListCredentialsWithResponse List credentials, newest first
 	//
 	// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-	// callers may use the same task id: `caller` tells their credentials apart.
+	// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+	// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5392,7 +5395,8 @@ func (c *ClientWithResponses) TraceAuditWithResponse(ctx context.Context, params
 // ListCredentialsWithResponse List credentials, newest first
 //
 // An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-// callers may use the same task id: `caller` tells their credentials apart.
+// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 //
 // Returns a wrapper object for the known response body format(s).
 //
