@@ -35,8 +35,10 @@ type Accounts interface {
 	// Occupy gives the version that is being minted an account: the one its credential holds already, else one that is
 	// free, else one whose time is over. That what is made for it may work until aliveUntil is on the ledger from then
 	// on. awake tells that it was enabled when it was left; kept, that the credential held it before. When none is free
-	// it says when the next is due back (zero: unknown).
-	Occupy(ctx context.Context, c Credential, emails []string, aliveUntil, now time.Time) (o Occupied, ok bool, dueBack time.Time, err error)
+	// it says when the next is due back (zero: unknown). most is how many of the emails one caller may hold or have
+	// resting at once (zero: all). ErrOverShare: the credential's caller has that many; dueBack is then when the first
+	// of them is. Any number of replicas that take for one caller at once stay within it.
+	Occupy(ctx context.Context, c Credential, emails []string, most int, aliveUntil, now time.Time) (o Occupied, ok bool, dueBack time.Time, err error)
 
 	// Vacate gives back what c.Version took, when the upstream surely made nothing for it: to nobody before until, where a
 	// call to enable it failed or may still come through (zero: at once). Holding none is success.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -30,11 +31,32 @@ type Limiter struct {
 	total   int
 	callers map[string]int // only those that have something open, so memory is bounded by Total
 	tokens  map[string]int
+	refused map[Bound]uint64 // since the start, by the bound that was reached
+}
+
+// Bound says which of a limiter's bounds refused a client.
+type Bound string
+
+// The bounds, from the narrowest to the widest.
+const (
+	BoundToken  Bound = "token"
+	BoundCaller Bound = "caller"
+	BoundTotal  Bound = "total"
+)
+
+// Use is what a limiter has counted.
+type Use struct {
+	Open    int              // now, by all callers
+	Total   int              // how many may be
+	Refused map[Bound]uint64 // since the start; it has all bounds
 }
 
 // NewLimiter makes a limiter of what is named, in the plural. A refused client is told to try again after the pause.
 func NewLimiter(what string, pause time.Duration, b Bounds) *Limiter {
-	return &Limiter{what: what, pause: pause, bounds: b, callers: map[string]int{}, tokens: map[string]int{}}
+	return &Limiter{
+		what: what, pause: pause, bounds: b, callers: map[string]int{}, tokens: map[string]int{},
+		refused: map[Bound]uint64{BoundToken: 0, BoundCaller: 0, BoundTotal: 0},
+	}
 }
 
 // Set replaces the bounds. What is open stays open.
@@ -51,6 +73,13 @@ func (l *Limiter) Open() int {
 	return l.total
 }
 
+// Use is what the limiter has counted until now.
+func (l *Limiter) Use() Use {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Use{Open: l.total, Total: l.bounds.Total, Refused: maps.Clone(l.refused)}
+}
+
 // Acquire counts one more for the caller, or refuses with rate_limited. release must be called when it is over; calling
 // it again does nothing. A caller that is not authenticated is counted by its network address, and by Auth if it is set.
 func (l *Limiter) Acquire(c Caller) (release func(), err error) {
@@ -64,11 +93,11 @@ func (l *Limiter) Acquire(c Caller) (release func(), err error) {
 	ofCaller, ofToken, b := l.callers[caller], l.tokens[token], l.bounds
 	switch {
 	case l.total >= b.Total:
-		return nil, l.refuse("the broker is at its limit of open %s (%d): try again later", l.total)
+		return nil, l.refuse(BoundTotal, "the broker is at its limit of open %s (%d): try again later", l.total)
 	case ofCaller >= min(b.PerCaller, b.Total-l.total):
-		return nil, l.refuse("the caller has all of its share of open %s (%d): let some end, or open fewer at the same time", ofCaller)
+		return nil, l.refuse(BoundCaller, "the caller has all of its share of open %s (%d): let some end, or open fewer at the same time", ofCaller)
 	case ofToken >= min(b.PerToken, b.PerCaller-ofCaller):
-		return nil, l.refuse("the token has all of its share of open %s (%d): let some end, or open fewer at the same time", ofToken)
+		return nil, l.refuse(BoundToken, "the token has all of its share of open %s (%d): let some end, or open fewer at the same time", ofToken)
 	}
 	l.total++
 	l.callers[caller]++
@@ -82,7 +111,9 @@ func (l *Limiter) Acquire(c Caller) (release func(), err error) {
 	}), nil
 }
 
-func (l *Limiter) refuse(format string, open int) error {
+// refuse needs the lock.
+func (l *Limiter) refuse(by Bound, format string, open int) error {
+	l.refused[by]++
 	e := Errorf(CodeRateLimited, "%s", fmt.Sprintf(format, l.what, open))
 	e.RetryAfter = l.pause
 	return e
@@ -133,6 +164,14 @@ func NewConcurrency(b ConcurrencyBounds) *Concurrency {
 	}
 	c.Set(b)
 	return c
+}
+
+// Limiters are all of them, by their names in the configuration.
+func (c *Concurrency) Limiters() map[string]*Limiter {
+	return map[string]*Limiter{
+		"requests": c.Requests, "watches": c.Watches, "searches": c.Searches, "exports": c.Exports,
+		"live_pages": c.LivePages, "authentications": c.Lookups,
+	}
 }
 
 // Set replaces all bounds.

@@ -244,7 +244,7 @@ func (h *house) issue(task string) broker.Issued {
 // only is the one credential of a task, as it stands.
 func (h *house) only(task string) broker.Credential {
 	h.t.Helper()
-	list, err := h.List(h.t.Context(), operator, broker.Filter{TaskID: task, Limit: 2})
+	list, _, err := h.List(h.t.Context(), operator, broker.Filter{TaskID: task, Limit: 2})
 	if err != nil || len(list) != 1 {
 		h.t.Fatalf("task %s has %d credentials: %v", task, len(list), err)
 	}

@@ -48,8 +48,9 @@ type Ledger interface {
 
 // Lists reads credentials for whoever looks through them: it must not take from issuing what that needs.
 type Lists interface {
-	// Credentials lists by filter, newest first.
-	Credentials(ctx context.Context, f Filter) ([]Credential, error)
+	// CredentialPage lists by filter, newest first. It examines a bounded number of credentials, so a page may have fewer
+	// than the limit, or none, although there are more. next is the Before of the page that follows; empty at the end.
+	CredentialPage(ctx context.Context, f Filter) (page []Credential, next CredentialID, err error)
 }
 
 // Intent is what is written before any upstream is asked, in one transaction.
@@ -119,7 +120,9 @@ type Versions interface {
 	// Sealed is a version's sealed secret; nil once it has ended.
 	Sealed(ctx context.Context, id VersionID) ([]byte, error)
 
-	// Credentials lists by filter, newest first.
+	Lists
+
+	// Credentials lists by filter, newest first, however many it must read for that: for filters that one index answers.
 	Credentials(ctx context.Context, f Filter) ([]Credential, error)
 
 	// Repeated finds what a key was used for: the key with the hash of its request, and what it made; ErrNoSuch.

@@ -26,17 +26,21 @@ type Share struct {
 // more.
 const DefaultSharePercent = 25
 
-// ShareOf is the share of a pool with these keys: percent of them (zero: DefaultSharePercent), rounded down, and at
-// least one. offered is how many of them fit a request, where these have a share of their own; zero: they have none.
+// ShareOf is the share of a pool with these keys: ShareSize of their number. offered is how many of them fit a request, where these have a share of their own; zero: they have none.
 func ShareOf(keys []KeyChoice, percent, offered int) Share {
+	s := Share{Keys: keys, Most: ShareSize(len(keys), percent)}
+	if offered > 0 && offered < len(keys) {
+		s.MostOffered = ShareSize(offered, percent)
+	}
+	return s
+}
+
+// ShareSize is percent (zero: DefaultSharePercent) of n, rounded down, and at least one.
+func ShareSize(n, percent int) int {
 	if percent == 0 {
 		percent = DefaultSharePercent
 	}
-	s := Share{Keys: keys, Most: max(1, len(keys)*percent/100)}
-	if offered > 0 && offered < len(keys) {
-		s.MostOffered = max(1, offered*percent/100)
-	}
-	return s
+	return max(1, n*percent/100)
 }
 
 // ErrOverShare says that a caller has used up its share of a pool.

@@ -103,7 +103,7 @@ func TestFindAndList(t *testing.T) {
 			t.Errorf("%s finds: %v", c.caller.Name, err)
 		}
 		// A filter by another's name does not widen what is seen.
-		list, err := h.List(t.Context(), c.caller, broker.Filter{Caller: "orch", Limit: 10})
+		list, _, err := h.List(t.Context(), c.caller, broker.Filter{Caller: "orch", Limit: 10})
 		if err != nil || len(list) != c.sees {
 			t.Errorf("%s lists %d: %v", c.caller.Name, len(list), err)
 		}

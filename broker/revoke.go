@@ -25,23 +25,23 @@ func (b *Broker) find(ctx context.Context, caller Caller, u use, id CredentialID
 }
 
 // List returns credentials by filter, newest first: an orchestrator's own, an agent's task's, everybody's for the others.
-func (b *Broker) List(ctx context.Context, caller Caller, f Filter) ([]Credential, error) {
+func (b *Broker) List(ctx context.Context, caller Caller, f Filter) (page []Credential, next CredentialID, err error) {
 	if err := caller.mayUse(useSee); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if !caller.ReadsAll() {
 		if f.Caller != "" && f.Caller != caller.Name {
-			return nil, nil
+			return nil, "", nil
 		}
 		f.Caller = caller.Name
 	}
 	if caller.Role == RoleAgent {
 		if f.TaskID != "" && f.TaskID != caller.TaskID {
-			return nil, nil
+			return nil, "", nil
 		}
 		f.TaskID = caller.TaskID
 	}
-	return b.Lists.Credentials(ctx, f)
+	return b.Lists.CredentialPage(ctx, f)
 }
 
 // Revoke ends a credential now, with all its versions. When it returns without error the revocation is durable (P3); the

@@ -219,7 +219,7 @@ func TestAPanicInARequestsGoroutine(t *testing.T) {
 	}
 	h.clock.Advance(h.wait())
 	h.sweep()
-	list, err := h.List(t.Context(), operator, broker.Filter{TaskID: "t", Limit: 10})
+	list, _, err := h.List(t.Context(), operator, broker.Filter{TaskID: "t", Limit: 10})
 	if err != nil || len(list) != 2 || !list[0].Version.State.Ended() || !list[1].Version.State.Ended() {
 		t.Errorf("%+v, %v", list, err)
 	}

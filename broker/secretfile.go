@@ -22,8 +22,8 @@ var ErrUnsettled = errors.New("may still be being written: its value counts once
 // SecretFiles resolves references to values that are handed to agents, and never returns half of a file. A file's
 // content counts once one of these holds:
 //
-//   - it was renamed into place: its inode changed after its last write, and was not seen here before with other
-//     content;
+//   - it was renamed into place: its inode and its directory changed after its last write, and it was not seen here
+//     before with other content;
 //   - it was linked into place: a symbolic link on its path is newer than its last write (a Kubernetes volume);
 //   - two looks at least FileSettles apart found the same file with the same content;
 //   - at the first look of all, its last write was at least FileSettles ago by the file system's clock.
@@ -148,7 +148,21 @@ func (l look) settled(path string, now time.Time) bool {
 	case l.wrote:
 		return false
 	}
-	return changed(l.info).After(wrote) || linked(path).After(wrote)
+	return changed(l.info).After(wrote) && placed(path).After(wrote) || linked(path).After(wrote)
+}
+
+// placed is when the directory that a file is in changed last; zero if it is unknown. A rename into it changes it; chmod,
+// chown and a write do not.
+func placed(path string) time.Time {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return time.Time{}
+	}
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // readRegular reads a file that no reader can block on. moved says that it changed while it was read.

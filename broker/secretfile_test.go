@@ -130,6 +130,34 @@ func TestSecretFileChangedInPlace(t *testing.T) {
 	l.want("made anew after it was gone", "", false)
 }
 
+// At the first look, chmod after the first half is no rename either: it leaves the directory as it is.
+func TestSecretFileChangedBeforeTheFirstLook(t *testing.T) {
+	t.Parallel()
+	l := newLookout(t)
+	l.write("two-")
+	info, err := os.Stat(l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := filepath.Join(t.TempDir(), "clock") // of the file system: what is changed from here on is later
+	for later := info.ModTime(); !later.After(info.ModTime()); {
+		if err := os.WriteFile(clock, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		now, err := os.Stat(clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		later = now.ModTime()
+	}
+	if err := os.Chmod(l.path, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	l.want("half, with chmod after it", "", false)
+	l.at = l.at.Add(broker.FileSettles)
+	l.want("left alone", "two-", true)
+}
+
 // A file that was finished before it got its name counts at once.
 func TestSecretFilePutInPlace(t *testing.T) {
 	t.Parallel()

@@ -185,11 +185,11 @@ func TestOneDeadVendor(t *testing.T) {
 	wg.Go(func() { h.Run(ctx) })
 	<-hung // from now on one vendor hangs
 	eventually(t, "the good vendor's are all done while another hangs", func() bool {
-		done, err := h.List(t.Context(), operator, broker.Filter{Profile: "p", State: broker.StateExpired, Limit: 100})
+		done, _, err := h.List(t.Context(), operator, broker.Filter{Profile: "p", State: broker.StateExpired, Limit: 100})
 		return err == nil && len(done) == len(good)-1
 	})
 	eventually(t, "the panicking vendor's are all tried", func() bool {
-		list, err := h.List(t.Context(), operator, broker.Filter{Profile: "panic", State: broker.StateRevoking, Limit: 100})
+		list, _, err := h.List(t.Context(), operator, broker.Filter{Profile: "panic", State: broker.StateRevoking, Limit: 100})
 		return err == nil && len(list) == 40
 	})
 	cancel()
@@ -200,7 +200,7 @@ func TestOneDeadVendor(t *testing.T) {
 	if n := len(hung) - underWay; n > 1 {
 		t.Errorf("%d were begun after Run was told to stop", n)
 	}
-	if n, err := h.List(t.Context(), operator, broker.Filter{Profile: "hang", State: broker.StateExpired, Limit: 100}); err != nil || len(n) > 0 {
+	if n, _, err := h.List(t.Context(), operator, broker.Filter{Profile: "hang", State: broker.StateExpired, Limit: 100}); err != nil || len(n) > 0 {
 		t.Errorf("%d of the hanging vendor's are reported ended (%v)", len(n), err)
 	}
 }
@@ -285,7 +285,7 @@ func TestRunStops(t *testing.T) {
 		return broker.Revocation{}, work.Err() // a step begun is not cut off
 	})
 	h.Run(ctx)
-	ended, err := h.List(t.Context(), operator, broker.Filter{State: broker.StateExpired, Limit: 100})
+	ended, _, err := h.List(t.Context(), operator, broker.Filter{State: broker.StateExpired, Limit: 100})
 	if err != nil || len(ended) != int(calls.Load()) {
 		t.Errorf("%d calls to the vendor, %d recorded (%v)", calls.Load(), len(ended), err)
 	}

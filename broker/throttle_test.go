@@ -98,7 +98,7 @@ func TestThrottled(t *testing.T) {
 func (h *house) living() (list []broker.Credential) {
 	h.t.Helper()
 	for _, state := range []broker.State{broker.StateIssuing, broker.StateLost, broker.StateRevoking, broker.StateStuck} {
-		found, err := h.List(h.t.Context(), auditor, broker.Filter{State: state, Limit: 100})
+		found, _, err := h.List(h.t.Context(), auditor, broker.Filter{State: state, Limit: 100})
 		if err != nil {
 			h.t.Fatal(err)
 		}

@@ -43,18 +43,17 @@ func (s *server) ListCredentials(ctx context.Context, r ListCredentialsRequestOb
 	if err != nil || len(before) > 0 && !broker.ValidID(string(before)) {
 		return nil, invalid(broker.Fault{Pointer: "/query/cursor", Reason: "is not a cursor that this API gave"})
 	}
-	list, err := s.Broker.List(ctx, *callerOf(ctx), broker.Filter{
+	list, next, err := s.Broker.List(ctx, *callerOf(ctx), broker.Filter{
 		TaskID: value(p.TaskID), AgentID: value(p.AgentID), Profile: value(p.Profile), Caller: value(p.Caller),
 		State:  broker.State(value(p.Status)),
-		Before: broker.CredentialID(before), Limit: limit + 1,
+		Before: broker.CredentialID(before), Limit: limit,
 	})
 	if err != nil {
 		return nil, err
 	}
 	page := ListCredentials200JSONResponse{Credentials: make([]Credential, 0, len(list))}
-	if len(list) > limit {
-		list = list[:limit]
-		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(list[limit-1].ID))
+	if next != "" {
+		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(next))
 	}
 	for _, c := range list {
 		page.Credentials = append(page.Credentials, s.credential(c))

@@ -124,7 +124,7 @@ func Promises() []Promise {
 
 // Deps is what providers need of the broker. All but Shared are required.
 type Deps struct {
-	Shared   bool // the rules of profiles let several callers use this profile's pool of keys
+	Shared   bool // the rules of profiles let several callers use this profile's pool of keys or accounts
 	Slots    broker.Slots
 	Sealer   broker.Sealer
 	Denials  broker.Denials
@@ -143,7 +143,7 @@ func Open(ctx context.Context, name string, c Config, deps Deps) (broker.Provide
 	case "aws":
 		return aws.New(ctx, *c.AWS, aws.Deps{Denials: deps.Denials, Clock: deps.Clock, Logger: deps.Logger})
 	case "gcp":
-		return gcp.New(ctx, *c.GCP, gcp.Deps{Accounts: deps.Accounts, Clock: deps.Clock, Logger: deps.Logger})
+		return gcp.New(ctx, *c.GCP, gcp.Deps{Accounts: deps.Accounts, Shared: deps.Shared, Clock: deps.Clock, Logger: deps.Logger})
 	case "stripe":
 		return stripe.New(*c.Stripe, stripe.Deps{Slots: deps.Slots, Handed: deps.Handed, Shared: deps.Shared, Clock: deps.Clock, Logger: deps.Logger})
 	default:

@@ -189,3 +189,29 @@ func TestACollectorThatPanics(t *testing.T) {
 	}
 	want(t, scrape(t, m), "taskpass_ledger_up 1", `taskpass_panics_total{in="metrics"} 1`)
 }
+
+// What clients keep open, and what each bound refused, is counted by the kinds that the configuration names.
+func TestConcurrency(t *testing.T) {
+	t.Parallel()
+	limits := broker.NewConcurrency(broker.ConcurrencyBounds{Exports: broker.Bounds{PerToken: 1, PerCaller: 2, Total: 3}})
+	m := metrics.New(ledger{})
+	m.WatchConcurrency(limits)
+	want(t, scrape(t, m), `taskpass_concurrency_open{kind="exports"} 0`, `taskpass_concurrency_refused_total{bound="total",kind="exports"} 0`)
+	var release func()
+	for _, c := range []struct{ caller, token string }{
+		{"a", "1"}, {"a", "1"}, // its token's bound
+		{"a", "2"}, {"a", "3"}, // its own: 2 of 3 are taken
+		{"b", "1"}, {"c", "1"}, // that of all
+	} {
+		if r, err := limits.Exports.Acquire(broker.Caller{Name: c.caller, Auth: c.token}); err == nil {
+			release = r
+		}
+	}
+	release()
+	want(t, scrape(t, m), `taskpass_concurrency_open{kind="exports"} 2`, `taskpass_concurrency_limit{kind="exports"} 3`,
+		`taskpass_concurrency_refused_total{bound="token",kind="exports"} 1`, `taskpass_concurrency_refused_total{bound="caller",kind="exports"} 1`,
+		`taskpass_concurrency_refused_total{bound="total",kind="exports"} 1`,
+		`taskpass_concurrency_limit{kind="requests"} 4096`, `taskpass_concurrency_limit{kind="watches"} 8192`,
+		`taskpass_concurrency_limit{kind="searches"} 32`, `taskpass_concurrency_limit{kind="live_pages"} 64`,
+		`taskpass_concurrency_limit{kind="authentications"} 16384`)
+}

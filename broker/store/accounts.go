@@ -12,7 +12,7 @@ import (
 )
 
 // Occupy implements broker.Accounts. Accounts are known to the database from the first time they are offered.
-func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string, aliveUntil, now time.Time) (broker.Occupied, bool, time.Time, error) {
+func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string, most int, aliveUntil, now time.Time) (broker.Occupied, bool, time.Time, error) {
 	id, version := string(c.ID), string(c.Version.ID)
 	if c.Version.Number > 1 { // the first one's credential holds none yet
 		kept, err := s.q.KeepAccount(ctx, db.KeepAccountParams{
@@ -25,9 +25,12 @@ func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string
 			return broker.Occupied{}, false, time.Time{}, err
 		}
 	}
-	take := db.TakeAccountParams{CredentialID: &id, VersionID: &version, Emails: emails, AliveUntil: &aliveUntil, Now: &now}
+	take := db.TakeAccountParams{
+		CredentialID: &id, VersionID: &version, Emails: emails, AliveUntil: &aliveUntil, Now: &now,
+		Caller: c.Caller, Most: int32(most), //nolint:gosec // at most the number of accounts
+	}
 	for try := range 4 {
-		row, err := s.q.TakeAccount(ctx, take)
+		row, err := s.takeAccount(ctx, take)
 		if err == nil {
 			return broker.Occupied{Email: row.Email, Awake: row.Awake, AwakeAt: orZero(row.AwakeAt)}, true, time.Time{}, nil
 		}
@@ -42,11 +45,33 @@ func (s *Store) Occupy(ctx context.Context, c broker.Credential, emails []string
 			break
 		}
 	}
+	if most > 0 {
+		used, err := s.q.AccountsUsed(ctx, db.AccountsUsedParams{Emails: emails, Caller: c.Caller, Now: &now})
+		if err != nil {
+			return broker.Occupied{}, false, time.Time{}, err
+		}
+		if used.Used >= int64(most) {
+			back, _ := used.Back.(time.Time)
+			return broker.Occupied{}, false, back, broker.ErrOverShare
+		}
+	}
 	back, err := s.q.NextAccountBack(ctx, db.NextAccountBackParams{Emails: emails, Now: &now})
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil
 	}
 	return broker.Occupied{}, false, back, err
+}
+
+// takeAccount sends the statement, where there is a share behind the lock of its caller.
+func (s *Store) takeAccount(ctx context.Context, take db.TakeAccountParams) (row db.TakeAccountRow, err error) {
+	if take.Most == 0 {
+		return s.q.TakeAccount(ctx, take)
+	}
+	err = s.oneAtATime(ctx, "accounts/"+take.Caller, func(q *db.Queries) error {
+		row, err = q.TakeAccount(ctx, take)
+		return err
+	})
+	return row, err
 }
 
 // Vacate implements broker.Accounts.

@@ -112,7 +112,7 @@ func TestQuestionsUseTheirIndexes(t *testing.T) {
 			if f.Limit == 0 {
 				f.Limit = 50
 			}
-			found, err := s.Credentials(t.Context(), f)
+			found, _, err := s.CredentialPage(t.Context(), f)
 			return len(found), err
 		}
 	}

@@ -594,7 +594,8 @@ WHERE accounts.credential_id = @credential_id AND accounts.state = 'held' AND ac
 RETURNING accounts.email;
 
 -- TakeAccount gives an account that is free, or of which nothing that was ever made works any more: whoever held it then
--- holds nothing. A version that is no longer being minted gets none.
+-- holds nothing. A version that is no longer being minted gets none, nor a caller for which as many of the accounts count
+-- as its share (most; zero: no share). With a share the statement must be sent behind the lock of this caller.
 -- name: TakeAccount :one
 UPDATE accounts SET state = 'held', last_credential = COALESCE(accounts.credential_id, accounts.last_credential),
     credential_id = @credential_id, version_id = @version_id, last_used_at = @now, alive_until = @alive_until,
@@ -603,12 +604,22 @@ FROM (
     SELECT a.email, a.state FROM accounts a
     WHERE a.email = ANY (@emails::text[]) AND a.credential_id IS DISTINCT FROM @credential_id
       AND (a.state = 'available' OR a.alive_until <= @now)
+      AND (@most::int = 0 OR (
+        SELECT count(*) FROM accounts u JOIN credentials c ON c.id = COALESCE(u.credential_id, u.last_credential)
+        WHERE u.email = ANY (@emails::text[]) AND c.caller = @caller AND u.state IN ('held', 'resting') AND u.alive_until > @now) < @most)
     ORDER BY a.state = 'available' DESC, a.last_used_at NULLS FIRST, a.email
     LIMIT 1 FOR UPDATE OF a SKIP LOCKED
 ) chosen
 WHERE accounts.email = chosen.email
   AND EXISTS (SELECT FROM versions v WHERE v.id = @version_id AND v.state = 'issuing' AND v.cause = '')
 RETURNING accounts.email, (chosen.state = 'available')::bool AS awake, accounts.awake_at;
+
+-- AccountsUsed tells how many of the accounts count for a caller, because its credentials hold them or something that was
+-- made for one may still work, and when the first of them is due back; NULL: none counts.
+-- name: AccountsUsed :one
+SELECT count(*) AS used, min(u.alive_until) AS back
+FROM accounts u JOIN credentials c ON c.id = COALESCE(u.credential_id, u.last_credential)
+WHERE u.email = ANY (@emails::text[]) AND c.caller = @caller AND u.state IN ('held', 'resting') AND u.alive_until > @now;
 
 -- ProlongAccount says that what was made for a version may work for longer than was asked.
 -- name: ProlongAccount :execrows

@@ -70,17 +70,15 @@ func (s *Store) Take(ctx context.Context, pool string, c broker.Credential, keys
 }
 
 // takeSlot sends the statement, where there is a share behind the lock of its pool and caller.
-func (s *Store) takeSlot(ctx context.Context, take db.TakeSlotParams) (string, error) {
+func (s *Store) takeSlot(ctx context.Context, take db.TakeSlotParams) (name string, err error) {
 	if take.Most == 0 {
 		return s.q.TakeSlot(ctx, take)
 	}
-	key := take.Pool + "/" + take.Caller
-	done, err := s.takes.wait(ctx, key)
-	if err != nil {
-		return "", err
-	}
-	defer done()
-	return db.New(behindLock{s.pool, "share:" + key}).TakeSlot(ctx, take)
+	err = s.oneAtATime(ctx, take.Pool+"/"+take.Caller, func(q *db.Queries) error {
+		name, err = q.TakeSlot(ctx, take)
+		return err
+	})
+	return name, err
 }
 
 func columns(keys []broker.KeyChoice) (names []string, fingerprints [][]byte) {

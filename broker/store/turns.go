@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/taskpass/taskpass/broker/store/db"
 )
 
 // turns lets one at a time of this process go on under a name. The others wait here, where they hold no connection:
@@ -50,6 +52,16 @@ func (t *turns) wait(ctx context.Context, name string) (done func(), err error) 
 		leave()
 		return nil, ctx.Err()
 	}
+}
+
+// oneAtATime sends one query behind the lock of a share, when it is this process's turn for it.
+func (s *Store) oneAtATime(ctx context.Context, share string, send func(*db.Queries) error) error {
+	done, err := s.takes.wait(ctx, share)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return send(db.New(behindLock{s.pool, "share:" + share}))
 }
 
 // behindLock sends one query behind an advisory lock, in one round trip that is one implicit transaction: the query's

@@ -113,6 +113,7 @@ func newNode(ctx context.Context, file *config.File, logger *slog.Logger, wait t
 	n.callers = auth.New(n.store, n.store.Now)
 	n.record = audit.NewLog(n.store.Pool())
 	n.limits = broker.NewConcurrency(file.Concurrency.Broker())
+	watch.WatchConcurrency(n.limits)
 	auditors := audit.NewLog(n.store.Reading().Pool())
 	surface := openapi.Config{
 		Broker: n.broker, Audit: auditors, Limits: n.limits, Callers: n.callers, Logger: logger, Stopping: n.stopping,

@@ -140,6 +140,9 @@ func TestServe(t *testing.T) {
 	if metrics := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(metrics, "\ntaskpass_clock_difference_seconds ") {
 		t.Error("the difference from the database's clock is not measured")
 	}
+	if metrics := mustCall(t, 200, "GET", url+"/metrics", "", ""); !strings.Contains(metrics, "\ntaskpass_concurrency_open{kind=\"watches\"} 0\n") {
+		t.Error("what clients keep open is not shown")
+	}
 	loaded := mustCall(t, 200, "GET", url+"/v1/audit/events?type=config.loaded", i.tokens["aud"], "")
 	if !strings.Contains(loaded, `"trace":{"aws-test":"aws"}`) || !strings.Contains(loaded, `"fingerprint":"sha256:`) {
 		t.Errorf("the configuration is not on the record: %s", loaded)

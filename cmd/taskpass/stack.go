@@ -266,6 +266,7 @@ profiles:
     gcp:
       mode: slot
       accounts: [{{range .Slots}}"{{.}}", {{end}}]
+      share_percent: 100 # one developer plays all callers
       token_file: "file:{{.Keys}}/gcp_token"
       endpoints: &google {credentials: "{{.GCPRPC}}", admin: "{{.GCPRPC}}", sts: "{{.GCP}}", token: "{{.GCP}}/token"}
       scopes: &objects

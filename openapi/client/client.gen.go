@@ -1231,7 +1231,8 @@ type ClientInterface interface {
 	// ListCredentials List credentials, newest first
 	//
 	// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-	// callers may use the same task id: `caller` tells their credentials apart.
+	// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+	// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 	//
 	// Corresponds with GET /v1/credentials (the `ListCredentials` operationId).
 	ListCredentials(ctx context.Context, params *ListCredentialsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1621,7 +1622,8 @@ func (c *Client) TraceAudit(ctx context.Context, params *TraceAuditParams, reqEd
 // ListCredentials List credentials, newest first
 //
 // An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-// callers may use the same task id: `caller` tells their credentials apart.
+// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 //
 // Corresponds with GET /v1/credentials (the `ListCredentials` operationId).
 func (c *Client) ListCredentials(ctx context.Context, params *ListCredentialsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3733,7 +3735,8 @@ type ClientWithResponsesInterface interface {
 	// ListCredentialsWithResponse List credentials, newest first
 	//
 	// An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-	// callers may use the same task id: `caller` tells their credentials apart.
+	// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+	// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5404,7 +5407,8 @@ func (c *ClientWithResponses) TraceAuditWithResponse(ctx context.Context, params
 // ListCredentialsWithResponse List credentials, newest first
 //
 // An orchestrator sees its own, a task token those of its task, an auditor and an operator all. Never a secret. Two
-// callers may use the same task id: `caller` tells their credentials apart.
+// callers may use the same task id: `caller` tells their credentials apart. A page examines at most 10,000 credentials:
+// it may have fewer than `limit`, or none, although more match. Follow `next_cursor` until it is absent.
 //
 // Returns a wrapper object for the known response body format(s).
 //

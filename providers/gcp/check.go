@@ -28,6 +28,12 @@ func (c Config) Check() []broker.Fault {
 	if c.Dedicated && c.Mode != modeKey {
 		f.Add("dedicated", "is for mode key")
 	}
+	if c.SharePercent < 0 || c.SharePercent > 100 {
+		f.Add("share_percent", "is not between 1 and 100")
+	}
+	if c.SharePercent != 0 && !c.pooled() {
+		f.Add("share_percent", "is for accounts that are listed")
+	}
 	if c.Audience != "" && c.Mode != modeImpersonate {
 		f.Add("audience", "is for mode impersonate")
 	}

@@ -22,9 +22,12 @@ type Config struct {
 	ServiceAccount string   `yaml:"service_account"` // email: of impersonate, and of key without dedicated
 	Accounts       []string `yaml:"accounts"`        // emails: of slot, and of key with dedicated; one task each
 	Dedicated      bool     `yaml:"dedicated"`       // key: each task's account is its own, and is disabled at its end
-	Delegates      []string `yaml:"delegates"`       // emails, each may make tokens of the next, the last of the account
-	LongLifetime   bool     `yaml:"long_lifetime"`   // the organization lets the accounts' tokens live for up to 12 h
-	Audience       string   `yaml:"audience"`        // impersonate: an ID token for this audience in place of an access token
+	// SharePercent is how much of the accounts one caller may hold or have resting at once, where rules let several
+	// callers use them; absent: 25.
+	SharePercent int      `yaml:"share_percent"`
+	Delegates    []string `yaml:"delegates"`     // emails, each may make tokens of the next, the last of the account
+	LongLifetime bool     `yaml:"long_lifetime"` // the organization lets the accounts' tokens live for up to 12 h
+	Audience     string   `yaml:"audience"`      // impersonate: an ID token for this audience in place of an access token
 
 	// Skew is how much longer than Google says a token is taken for alive before its account is enabled again; absent:
 	// 2 min. It covers clocks that differ and the time that Google's answer takes.

@@ -45,6 +45,8 @@ func TestCheck(t *testing.T) {
 		"not a service account":     {[]func(*config){func(c *config) { c.ServiceAccount = "bob@example.com" }}, "service_account"},
 		"accounts of impersonate":   {[]func(*config){func(c *config) { c.Accounts = []string{email} }}, "accounts"},
 		"no accounts":               {[]func(*config){slot, func(c *config) { c.Accounts = nil }}, "accounts"},
+		"a share of nothing":        {[]func(*config){slot, func(c *config) { c.SharePercent = 101 }}, "share_percent"},
+		"a share of one account":    {[]func(*config){func(c *config) { c.SharePercent = 50 }}, "share_percent"},
 		"an account twice":          {[]func(*config){slot, func(c *config) { c.Accounts = []string{email, email} }}, "accounts[1]"},
 		"both kinds":                {[]func(*config){slot, func(c *config) { c.ServiceAccount = email }}, "service_account"},
 		"dedicated tokens":          {[]func(*config){func(c *config) { c.Dedicated = true }}, "dedicated"},

@@ -27,8 +27,9 @@ const (
 	firstGracePause = 200 * time.Millisecond
 )
 
-// Deps is what the provider needs of the broker's house. All are required.
+// Deps is what the provider needs of the broker. All but Shared are required.
 type Deps struct {
+	Shared   bool // the rules of profiles let several callers use one of the accounts: each has a share of them
 	Accounts broker.Accounts
 	Clock    func() time.Time
 	Logger   *slog.Logger
@@ -38,6 +39,7 @@ type Deps struct {
 type Provider struct {
 	cfg      Config
 	accounts broker.Accounts
+	shared   bool
 	clock    func() time.Time
 	logger   *slog.Logger
 	clients  *clients
@@ -60,7 +62,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
 		return nil, err
 	}
 	p := &Provider{
-		cfg: cfg, accounts: deps.Accounts, clock: deps.Clock, logger: deps.Logger, clients: c,
+		cfg: cfg, accounts: deps.Accounts, shared: deps.Shared, clock: deps.Clock, logger: deps.Logger, clients: c,
 		name: "gcp:" + cfg.ServiceAccount, ids: map[string]identity{},
 	}
 	if cfg.pooled() { // profiles with the same accounts share them

@@ -2,6 +2,7 @@ package gcp
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -19,7 +20,14 @@ func (p *Provider) aliveUntil(c broker.Credential) time.Time {
 
 // mintPooled takes an account for the version, and mints on it.
 func (p *Provider) mintPooled(ctx context.Context, c broker.Credential) (broker.Minted, error) {
-	o, ok, back, err := p.accounts.Occupy(ctx, c, p.cfg.Accounts, p.aliveUntil(c), p.clock())
+	most := 0
+	if p.shared {
+		most = broker.ShareSize(len(p.cfg.Accounts), p.cfg.SharePercent)
+	}
+	o, ok, back, err := p.accounts.Occupy(ctx, c, p.cfg.Accounts, most, p.aliveUntil(c), p.clock())
+	if errors.Is(err, broker.ErrOverShare) {
+		return broker.Minted{}, nothing(p.overShare(back))
+	}
 	if err != nil { // it may hold one all the same
 		return broker.Minted{}, broker.Errorf(broker.CodeUnavailable, "the ledger of service accounts could not be asked").Because(err)
 	}
@@ -64,11 +72,23 @@ func (p *Provider) vacated(ctx context.Context, c broker.Credential, h *hold, ca
 
 func (p *Provider) exhausted(back time.Time) error {
 	e := broker.Errorf(broker.CodePoolExhausted, "every service account of the profile is held, or rests until its last token is dead")
-	e.RetryAfter = exhaustedPause
-	if wait := back.Sub(p.clock()); !back.IsZero() && wait > 0 {
-		e.RetryAfter = wait
-	}
+	e.RetryAfter = p.wait(back)
 	return e
+}
+
+// overShare is the answer for a caller that has used up its share.
+func (p *Provider) overShare(back time.Time) *broker.Error {
+	e := broker.Errorf(broker.CodeQuotaExceeded, "your service accounts of this profile, held and resting, are the share of them that one caller may use: "+
+		"end credentials earlier, or have the operator add accounts or raise the profile's share_percent")
+	e.RetryAfter = p.wait(back)
+	return e
+}
+
+func (p *Provider) wait(back time.Time) time.Duration {
+	if wait := back.Sub(p.clock()); !back.IsZero() && wait > 0 {
+		return wait
+	}
+	return exhaustedPause
 }
 
 // revokePooled ends the hold and disables the account. What other versions of the credential need is left alone: this

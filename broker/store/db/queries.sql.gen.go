@@ -131,6 +131,32 @@ func (q *Queries) AccountsOf(ctx context.Context, credentialID *string) ([]Accou
 	return items, nil
 }
 
+const AccountsUsed = `-- name: AccountsUsed :one
+SELECT count(*) AS used, min(u.alive_until) AS back
+FROM accounts u JOIN credentials c ON c.id = COALESCE(u.credential_id, u.last_credential)
+WHERE u.email = ANY ($1::text[]) AND c.caller = $2 AND u.state IN ('held', 'resting') AND u.alive_until > $3
+`
+
+type AccountsUsedParams struct {
+	Emails []string
+	Caller string
+	Now    *time.Time
+}
+
+type AccountsUsedRow struct {
+	Used int64
+	Back interface{}
+}
+
+// AccountsUsed tells how many of the accounts count for a caller, because its credentials hold them or something that was
+// made for one may still work, and when the first of them is due back; NULL: none counts.
+func (q *Queries) AccountsUsed(ctx context.Context, arg AccountsUsedParams) (AccountsUsedRow, error) {
+	row := q.db.QueryRow(ctx, AccountsUsed, arg.Emails, arg.Caller, arg.Now)
+	var i AccountsUsedRow
+	err := row.Scan(&i.Used, &i.Back)
+	return i, err
+}
+
 const AddAccounts = `-- name: AddAccounts :execrows
 INSERT INTO accounts (email, state)
 SELECT email, 'available' FROM unnest($1::text[]) AS n (email) ORDER BY email
@@ -2836,6 +2862,9 @@ FROM (
     SELECT a.email, a.state FROM accounts a
     WHERE a.email = ANY ($5::text[]) AND a.credential_id IS DISTINCT FROM $1
       AND (a.state = 'available' OR a.alive_until <= $3)
+      AND ($6::int = 0 OR (
+        SELECT count(*) FROM accounts u JOIN credentials c ON c.id = COALESCE(u.credential_id, u.last_credential)
+        WHERE u.email = ANY ($5::text[]) AND c.caller = $7 AND u.state IN ('held', 'resting') AND u.alive_until > $3) < $6)
     ORDER BY a.state = 'available' DESC, a.last_used_at NULLS FIRST, a.email
     LIMIT 1 FOR UPDATE OF a SKIP LOCKED
 ) chosen
@@ -2850,6 +2879,8 @@ type TakeAccountParams struct {
 	Now          *time.Time
 	AliveUntil   *time.Time
 	Emails       []string
+	Most         int32
+	Caller       string
 }
 
 type TakeAccountRow struct {
@@ -2859,7 +2890,8 @@ type TakeAccountRow struct {
 }
 
 // TakeAccount gives an account that is free, or of which nothing that was ever made works any more: whoever held it then
-// holds nothing. A version that is no longer being minted gets none.
+// holds nothing. A version that is no longer being minted gets none, nor a caller for which as many of the accounts count
+// as its share (most; zero: no share). With a share the statement must be sent behind the lock of this caller.
 func (q *Queries) TakeAccount(ctx context.Context, arg TakeAccountParams) (TakeAccountRow, error) {
 	row := q.db.QueryRow(ctx, TakeAccount,
 		arg.CredentialID,
@@ -2867,6 +2899,8 @@ func (q *Queries) TakeAccount(ctx context.Context, arg TakeAccountParams) (TakeA
 		arg.Now,
 		arg.AliveUntil,
 		arg.Emails,
+		arg.Most,
+		arg.Caller,
 	)
 	var i TakeAccountRow
 	err := row.Scan(&i.Email, &i.Awake, &i.AwakeAt)

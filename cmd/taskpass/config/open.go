@@ -3,6 +3,7 @@ package config
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -19,7 +20,7 @@ func (f *File) Open(ctx context.Context, deps providers.Deps) (broker.Profiles, 
 	for _, name := range sorted(f.Profiles) {
 		p := f.Profiles[name]
 		at := child("profiles", name)
-		deps.Shared = shared[poolOf(p)]
+		deps.Shared = slices.ContainsFunc(poolsOf(p), func(pool string) bool { return shared[pool] })
 		var upstream broker.Provider
 		err := broker.Recovered(func() (err error) {
 			upstream, err = providers.Open(ctx, p.Provider, p.Config, deps)

@@ -2,6 +2,9 @@ package config_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +68,60 @@ func TestSharesOfPools(t *testing.T) { //nolint:paralleltest // it sets the envi
 			if broker.AsError(err).Code != broker.CodePoolExhausted || slots.share.Most != c.most {
 				t.Errorf("%s: profile %s takes with a share of %d keys, want %d (%v)", c.name, name, slots.share.Most, c.most, err)
 			}
+		}
+	}
+}
+
+type accounts = broker.Accounts // the embedded field would hide the method of that name
+
+// occupied notes how many accounts a provider takes at most.
+type occupied struct {
+	accounts
+	most int
+}
+
+func (o *occupied) Occupy(_ context.Context, _ broker.Credential, _ []string, most int, _, _ time.Time) (broker.Occupied, bool, time.Time, error) {
+	o.most = most
+	return broker.Occupied{}, false, time.Time{}, nil
+}
+
+// Service accounts of Google are shared out like keys, also where two profiles have only one of them in common.
+func TestSharesOfAccounts(t *testing.T) {
+	t.Parallel()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	account := func(n int) string { return "a" + strconv.Itoa(n) + "@p.iam.gserviceaccount.com" }
+	var all []string
+	for i := range 8 {
+		all = append(all, account(i))
+	}
+	profile := func(name, allow, more string, accounts ...string) string {
+		return "  " + name + ":\n    provider: gcp\n    ttl: {default: 10m, max: 1h}\n    allow: " + allow + "\n    gcp:\n      mode: slot\n" +
+			"      token_file: file:" + token + "\n      scopes: {s: {}}\n" + more + "      accounts: [" + strings.Join(accounts, ", ") + "]\n"
+	}
+	for _, c := range []struct {
+		name, a, b, more string
+		most             int
+	}{
+		{"one caller", "[{callers: [bob]}]", profile("b", "[{callers: [bob]}]", "", account(0)), "", 0},
+		{"two callers", "[{callers: [bob, eve]}]", "", "", 2},
+		{"everybody", `[{callers: ["*"]}]`, "", "      share_percent: 50\n", 4},
+		{"another caller of one account", "[{callers: [bob]}]", profile("b", "[{callers: [eve]}]", "", account(9), account(7)), "", 2},
+		{"another caller of other accounts", "[{callers: [bob]}]", profile("b", "[{callers: [eve]}]", "", account(9)), "", 0},
+	} {
+		slots, with := &occupied{}, deps
+		with.Accounts = slots
+		text := "database: {url: \"env:DB\"}\nseal: {keyset: \"env:KEYSET\"}\nprofiles:\n" + profile("a", c.a, c.more, all...) + c.b
+		profiles, err := parse(t, text).Open(t.Context(), with)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		slots.most = -1
+		_, err = profiles["a"].Upstream.Mint(t.Context(), broker.Credential{Scopes: []string{"s"}})
+		if broker.AsError(err).Code != broker.CodePoolExhausted || slots.most != c.most {
+			t.Errorf("%s: at most %d accounts, want %d (%v)", c.name, slots.most, c.most, err)
 		}
 	}
 }

@@ -68,28 +68,33 @@ func (r *report) pools(profiles map[string]Profile) {
 	}
 }
 
-// poolOf names the pool of keys that a profile hands out of; empty: none.
-func poolOf(p Profile) string {
+// poolsOf names what a profile lends to one credential at a time: its pool of keys, or each of its service accounts.
+func poolsOf(p Profile) (names []string) {
 	switch {
 	case p.Provider == "pool" && p.Pool != nil:
-		return "pool:" + p.Pool.Name
+		names = append(names, "pool:"+p.Pool.Name)
 	case p.Provider == "stripe" && p.Stripe != nil && p.Stripe.Pool != nil:
-		return "stripe:" + p.Stripe.Pool.Name
+		names = append(names, "stripe:"+p.Stripe.Pool.Name)
+	case p.Provider == "gcp" && p.GCP != nil:
+		for _, email := range p.GCP.Accounts {
+			names = append(names, "gcp:"+email)
+		}
 	}
-	return ""
+	return names
 }
 
-// sharedPools are the pools that several callers may use, by the rules of all profiles that name them. A pattern stands
-// for several callers, whoever exists now.
+// sharedPools are the pools and accounts that several callers may use, by the rules of all profiles that name them. A
+// pattern stands for several callers, whoever exists now.
 func sharedPools(profiles map[string]Profile) map[string]bool {
 	callers, shared := map[string]string{}, map[string]bool{}
 	for _, p := range profiles {
-		pool := poolOf(p)
-		for _, rule := range p.Allow {
-			for _, caller := range rule.Callers {
-				known, ok := callers[pool]
-				shared[pool] = shared[pool] || strings.HasSuffix(caller, "*") || ok && known != caller
-				callers[pool] = caller
+		for _, pool := range poolsOf(p) {
+			for _, rule := range p.Allow {
+				for _, caller := range rule.Callers {
+					known, ok := callers[pool]
+					shared[pool] = shared[pool] || strings.HasSuffix(caller, "*") || ok && known != caller
+					callers[pool] = caller
+				}
 			}
 		}
 	}
