@@ -31,7 +31,7 @@ dev: setup build ## a broker to develop against, with sandboxed vendors
 .PHONY: test
 test: setup ## the tests on a real PostgreSQL; test-long, test-browser and test-peers have the others
 	@.ci/compile 'the tests' '3 to 5 minutes' -test ./...
-	@echo 'Running the tests, each package on a PostgreSQL of its own: about 2 minutes. A package is reported at its end.'
+	@echo 'Running the tests, each package on a PostgreSQL of its own: 2 to 3 minutes. A package is reported at its end.'
 	@$(GO) test -vet=off -timeout 15m ./...
 
 .PHONY: test-race
