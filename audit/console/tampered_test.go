@@ -186,3 +186,50 @@ func TestWhatNobodySeesIsShown(t *testing.T) {
 		}
 	}
 }
+
+// A list as CSV has the marks of its page, and an event that is not proven does not tell when an end was asked for.
+func TestMarksOfCSV(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.issue("aws", "t", "read")
+	if status, body := r.api("orch", "POST", "/v1/credentials/"+c.ID+"/revoke", `{"reason":"over"}`); status != http.StatusOK {
+		t.Fatal(status, body)
+	}
+	r.sign()
+	v := r.enter("aud")
+	lists := map[string]string{"/console/events?task_id=t": "events", "/console/task?id=t": "events", "/console/task?id=t&caller=orch": "events",
+		"/console/credential?id=" + c.ID: "events", "/console/trace?q=" + c.ID: "trace"}
+	marks := func(want int) {
+		t.Helper()
+		for path, name := range lists {
+			rows := v.sheets(path)[name]
+			bad := 0
+			for _, row := range rows {
+				if row["proof"] != "verified" && row["proof"] != "not-verified" {
+					t.Errorf("%s: %q", path, row["proof"])
+				} else if row["proof"] == "not-verified" {
+					bad++
+				}
+			}
+			if len(rows) == 0 || bad != want {
+				t.Errorf("%s: %d of %d rows are marked, want %d", path, bad, len(rows), want)
+			}
+		}
+	}
+	asked := func(want bool) {
+		t.Helper()
+		if body := v.see("/console/trace?q=" + c.ID); strings.Contains(body, "asked for at") != want {
+			t.Errorf("the trace says when its end was asked for: %t", !want)
+		}
+		if at := v.sheets("/console/task?id=t")["versions"][0]["end_asked_at"]; (at != "") != want {
+			t.Errorf("the end was asked for at %q", at)
+		}
+	}
+	marks(0)
+	asked(true)
+	if _, err := r.admin.Exec(t.Context(), `UPDATE events SET body = replace(body, 'over', 'done') WHERE type = $1`, broker.EventRevokeAsked); err != nil {
+		t.Fatal(err)
+	}
+	marks(1)
+	asked(false)
+}

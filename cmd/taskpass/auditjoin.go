@@ -42,7 +42,7 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 				weaker++
 			}
 		}
-		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), w.words(line.At)); err != nil {
+		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, plain(line.What), audit.VisibleLine(w.words(line.At))); err != nil {
 			return err
 		}
 	}
