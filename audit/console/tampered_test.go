@@ -233,3 +233,31 @@ func TestMarksOfCSV(t *testing.T) {
 	marks(1)
 	asked(false)
 }
+
+// A page checks a thousand events. Those after them have a mark too, and tell nothing.
+func TestWhatIsNotCheckedIsMarked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.issue("aws", "t", "read")
+	for range 5 {
+		c = r.refresh(c)
+	}
+	if _, err := r.admin.Exec(t.Context(), `INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, body)
+		SELECT id || n, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, replace(body, id, id || n)
+		FROM events, generate_series(1, 200) n WHERE type = 'credential.issued' OR fingerprint IS NOT NULL ORDER BY seq, n`); err != nil {
+		t.Fatal(err)
+	}
+	r.sign()
+	v := r.enter("aud")
+	body := v.see("/console/trace?q=" + c.ID)
+	if n := strings.Count(body, "mark unchecked"); n < 150 || !strings.Contains(body, "were not checked: a page checks 1000") {
+		t.Errorf("%d events are marked as not checked", n)
+	}
+	proofs := map[string]int{}
+	for _, row := range v.sheets("/console/trace?q=" + c.ID)["trace"] {
+		proofs[row["proof"]]++
+	}
+	if len(proofs) != 2 || proofs["verified"] < 4 || proofs["unchecked"] < 1 {
+		t.Errorf("%v", proofs)
+	}
+}

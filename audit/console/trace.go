@@ -92,10 +92,11 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 	return v, nil
 }
 
-// askedAt is when the end of a version was asked for first, by its events, oldest first. One that is not proven tells nothing.
+// askedAt is when the end of a version was asked for first, by its events, oldest first. One that is forged or unchecked tells
+// nothing.
 func askedAt(story []entry) time.Time {
 	for _, e := range story {
-		if e.Type == string(broker.EventRevokeAsked) && e.Mark.Kind != "not-verified" {
+		if e.Type == string(broker.EventRevokeAsked) && e.Mark.Kind != "not-verified" && e.Mark.Kind != "unchecked" {
 			return e.At
 		}
 	}
