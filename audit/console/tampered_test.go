@@ -142,6 +142,8 @@ func TestUnknownParameters(t *testing.T) {
 		"/console/trace?q=x&since=2026-01-01":                        {"/query/since", "at, csv"},
 		"/console/tree?size=1":                                       {"/query/size"},
 		"/console/event?id=evt_1&index=0":                            {"/query/index"},
+		"/console/signin?nxt=/console/events":                        {"/query/nxt", "this page knows ended, next"},
+		"/console/signin?next=/&next=/console/events":                {"/query/next", "2 times"},
 		"/console/task?id=t&verify=yes":                              {"/query/verify", "must be one of 1"},
 		"/console/task?id=t&live=2":                                  {"/query/live"},
 		"/console/events?limit=5;task_id=t":                          {"is not a query"},
