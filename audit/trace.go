@@ -243,7 +243,10 @@ func (l *Log) stories(ctx context.Context, held []Held) error {
 		_, err := pgx.ForEachRow(rows, []any{&n, &body}, func() error {
 			h := &held[n-1]
 			var r record
-			if json.Unmarshal([]byte(body), &r) == nil && r.VersionID == h.VersionID {
+			if json.Unmarshal([]byte(body), &r) != nil {
+				return Undecodable() // not left out: what is said of the version would rest on less than there is
+			}
+			if r.VersionID == h.VersionID {
 				h.Events = append(h.Events, json.RawMessage(body))
 			}
 			return nil

@@ -38,8 +38,10 @@ func shown(text string, keep func(rune) bool) string {
 
 // unseen goes by Unicode's properties: not a graphic character and the plain space, or to be ignored by default
 // (Default_Ignorable_Code_Point is made of the two properties here and of format characters, which are not graphic).
-// U+2800, a Braille pattern without dots, is the one character that looks like a space and has no property that says so.
+// Three characters look like nothing and have no property that says so: a Braille pattern without dots, the Khitan filler,
+// and music's null notehead.
 func unseen(r rune) bool {
 	return r != ' ' && (!unicode.In(r, unicode.L, unicode.M, unicode.N, unicode.P, unicode.S) ||
-		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) || r == '\u2800')
+		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) ||
+		r == '\u2800' || r == '\U00016fe4' || r == '\U0001d159')
 }

@@ -26,6 +26,7 @@ func TestVisible(t *testing.T) {
 		"lines\u2028\u2029":         `lines\u2028\u2029`,
 		"spaces\u00a0\u2003\u3000":  `spaces\u00a0\u2003\u3000`,
 		"blank\u2800":               `blank\u2800`,
+		"null\U0001d159\U00016fe4":  `null\ud834\udd59\ud81b\udfe4`,
 		"control\x1b[31m\x7f\u009b": `control\u001b[31m\u007f\u009b`,
 		"broken\tlines\r\n":         "broken\tlines\r\n",
 	} {

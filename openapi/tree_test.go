@@ -286,3 +286,19 @@ func TestNoProofOfARemovedEvent(t *testing.T) {
 		t.Errorf("%+v", in)
 	}
 }
+
+// An event that is none is not left out of a trace: what is said of the version would rest on less than is there.
+func TestTraceOfTamperedEvents(t *testing.T) {
+	t.Parallel()
+	a := newSigned(t)
+	path := "/v1/audit/trace?upstream_id=" + a.issue("t").ID
+	if got := a.call("aud", "GET", path, ""); got.status != http.StatusOK {
+		t.Fatal(got)
+	}
+	for _, body := range []string{"x", "[]", `{"id": 5}`} {
+		a.exec("UPDATE events SET body = '" + body + "' WHERE type = 'credential.intended' AND task_id = 't'")
+		if p := a.want(a.call("aud", "GET", path, ""), broker.CodeRecordTampered); p.Retryable {
+			t.Errorf("%s: it is not worth another attempt", body)
+		}
+	}
+}

@@ -49,7 +49,7 @@ func TestBrowserTrace(t *testing.T) {
 	b.Go("/console/events")
 	b.Do(chromedp.SendKeys("#fingerprint", r.fingerprint(c.ID, 1)+"\r", chromedp.ByQuery))
 	b.Until(`location.search.includes("fingerprint=sha256") && document.querySelector("tbody tr")`)
-	if got := browsertest.Eval[string](b, `[...document.querySelectorAll("tbody th")].map((e) => e.textContent).join(" ")`); got != "credential.revoked credential.revoke_requested credential.issued" {
+	if got := browsertest.Eval[string](b, `[...document.querySelectorAll("tbody th .type")].map((e) => e.textContent).join(" ")`); got != "credential.revoked credential.revoke_requested credential.issued" {
 		t.Errorf("the fingerprint leads to %s", got)
 	}
 }

@@ -21,7 +21,10 @@ var parameters = map[string][]string{
 	"/console/trace":       {"q", "at"},
 	"/console/tree":        {},
 	"/console/event":       {"id"},
+	signInPath:             {"next", "ended"},
 }
+
+const signInPath = "/console/signin"
 
 var forms = []string{"live", "csv", "verify"}
 
@@ -50,7 +53,11 @@ var parameterName = regexp.MustCompile("^[a-z_]{1,32}$")
 
 // onlyKnown refuses a query that has what the page does not know: a filter with a slip in its name would show too much.
 func onlyKnown(r *http.Request) error {
-	known := slices.Sorted(slices.Values(append(slices.Clone(parameters[r.URL.Path]), forms...)))
+	known := slices.Clone(parameters[r.URL.Path])
+	if r.URL.Path != signInPath {
+		known = append(known, forms...)
+	}
+	slices.Sort(known)
 	e := &broker.Error{Code: broker.CodeInvalidRequest, Message: "the request is not valid"}
 	bad := func(name, reason string, args ...any) {
 		e.Faults = append(e.Faults, broker.Fault{Pointer: "/query/" + name, Reason: fmt.Sprintf(reason, args...)})

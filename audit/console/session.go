@@ -143,7 +143,7 @@ func (c *console) signedIn(next func(http.ResponseWriter, *http.Request, *sessio
 		case errors.Is(err, errNoSession) && live(r):
 			c.fail(w, r, nil, broker.Errorf(broker.CodeUnauthenticated, "nobody is signed in"))
 		case errors.Is(err, errNoSession):
-			to := "/console/signin"
+			to := signInPath
 			if _, leaked := bearsToken(r); !leaked && r.URL.RequestURI() != "/" {
 				to += "?next=" + url.QueryEscape(r.URL.RequestURI())
 			}
@@ -177,6 +177,10 @@ type signInForm struct {
 }
 
 func (c *console) showSignIn(w http.ResponseWriter, r *http.Request) {
+	if err := onlyKnown(r); err != nil {
+		c.fail(w, r, nil, err)
+		return
+	}
 	c.signInPage(w, r, http.StatusOK, signInForm{Next: r.URL.Query().Get("next"), Ended: r.URL.Query().Has("ended")})
 }
 
@@ -192,7 +196,7 @@ func (c *console) signInPage(w http.ResponseWriter, r *http.Request, status int,
 // local is a page of this console, with the query that it was asked with, or "/": a form leads nowhere else.
 func local(next string) string {
 	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" || u.Opaque != "" || parameters[u.Path] == nil {
+	if err != nil || u.IsAbs() || u.Host != "" || u.Opaque != "" || parameters[u.Path] == nil || u.Path == signInPath {
 		return "/"
 	}
 	q := u.Query()
@@ -264,7 +268,7 @@ func (c *console) signOut(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, r, nil, err)
 		return
 	}
-	http.Redirect(w, r, "/console/signin?ended", http.StatusSeeOther)
+	http.Redirect(w, r, signInPath+"?ended", http.StatusSeeOther)
 }
 
 func same(a, b string) bool { return a != "" && subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }

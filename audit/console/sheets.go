@@ -29,17 +29,19 @@ func writeCSV(w http.ResponseWriter, name string, rows [][]string) {
 	out.Flush()
 }
 
-// eventSheet has the columns of the API's. Of what is no event, or is archived, there is only the id.
+// eventSheet has the columns of the API's, and after them the kind of the event's mark. Of what is no event, or is archived,
+// there is only the id.
 func eventSheet(list []entry) sheet {
 	return func() [][]string {
-		rows := [][]string{audit.CSVColumns()}
+		columns := audit.CSVColumns()
+		rows := [][]string{append(columns, "proof")}
 		for _, e := range list {
 			row, err := audit.CSVRow(e.Body)
 			if err != nil {
-				row = make([]string, len(rows[0]))
+				row = make([]string, len(columns))
 				row[0] = e.ID
 			}
-			rows = append(rows, row)
+			rows = append(rows, append(row, e.Mark.Kind))
 		}
 		return rows
 	}
@@ -101,12 +103,12 @@ func versionSheet(list []version) sheet {
 	}
 }
 
-// traceSheet is what a trace found.
+// traceSheet is what a trace found. proof is the kind of the mark of all of a version's events together.
 func traceSheet(list []holder) sheet {
 	return func() [][]string {
-		rows := [][]string{append(heldColumns[:len(heldColumns):len(heldColumns)], "parent_task_id", "event_id")}
+		rows := [][]string{append(heldColumns[:len(heldColumns):len(heldColumns)], "parent_task_id", "event_id", "proof")}
 		for _, h := range list {
-			rows = append(rows, append(heldRow(h.Held), h.ParentTaskID, h.Life.EventID))
+			rows = append(rows, append(heldRow(h.Held), h.ParentTaskID, h.Life.EventID, sum(pointers(h.Story)).Kind))
 		}
 		return rows
 	}

@@ -142,6 +142,8 @@ func TestUnknownParameters(t *testing.T) {
 		"/console/trace?q=x&since=2026-01-01":                        {"/query/since", "at, csv"},
 		"/console/tree?size=1":                                       {"/query/size"},
 		"/console/event?id=evt_1&index=0":                            {"/query/index"},
+		"/console/signin?nxt=/console/events":                        {"/query/nxt", "this page knows ended, next"},
+		"/console/signin?next=/&next=/console/events":                {"/query/next", "2 times"},
 		"/console/task?id=t&verify=yes":                              {"/query/verify", "must be one of 1"},
 		"/console/task?id=t&live=2":                                  {"/query/live"},
 		"/console/events?limit=5;task_id=t":                          {"is not a query"},
@@ -184,5 +186,80 @@ func TestWhatNobodySeesIsShown(t *testing.T) {
 		if i := strings.IndexAny(body, "\u00ad\u3164\ufe0f\U000e0041\u2066\u200b\ue000\u0378\u2028\u00a0\u2800"); i >= 0 {
 			t.Errorf("%s has %+q", path, body[i:i+4])
 		}
+	}
+}
+
+// A list as CSV has the marks of its page, and an event that is not proven does not tell when an end was asked for.
+func TestMarksOfCSV(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.issue("aws", "t", "read")
+	if status, body := r.api("orch", "POST", "/v1/credentials/"+c.ID+"/revoke", `{"reason":"over"}`); status != http.StatusOK {
+		t.Fatal(status, body)
+	}
+	r.sign()
+	v := r.enter("aud")
+	lists := map[string]string{"/console/events?task_id=t": "events", "/console/task?id=t": "events", "/console/task?id=t&caller=orch": "events",
+		"/console/credential?id=" + c.ID: "events", "/console/trace?q=" + c.ID: "trace"}
+	marks := func(want int) {
+		t.Helper()
+		for path, name := range lists {
+			rows := v.sheets(path)[name]
+			bad := 0
+			for _, row := range rows {
+				if row["proof"] != "verified" && row["proof"] != "not-verified" {
+					t.Errorf("%s: %q", path, row["proof"])
+				} else if row["proof"] == "not-verified" {
+					bad++
+				}
+			}
+			if len(rows) == 0 || bad != want {
+				t.Errorf("%s: %d of %d rows are marked, want %d", path, bad, len(rows), want)
+			}
+		}
+	}
+	asked := func(want bool) {
+		t.Helper()
+		if body := v.see("/console/trace?q=" + c.ID); strings.Contains(body, "asked for at") != want {
+			t.Errorf("the trace says when its end was asked for: %t", !want)
+		}
+		if at := v.sheets("/console/task?id=t")["versions"][0]["end_asked_at"]; (at != "") != want {
+			t.Errorf("the end was asked for at %q", at)
+		}
+	}
+	marks(0)
+	asked(true)
+	if _, err := r.admin.Exec(t.Context(), `UPDATE events SET body = replace(body, 'over', 'done') WHERE type = $1`, broker.EventRevokeAsked); err != nil {
+		t.Fatal(err)
+	}
+	marks(1)
+	asked(false)
+}
+
+// A page checks a thousand events. Those after them have a mark too, and tell nothing.
+func TestWhatIsNotCheckedIsMarked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.issue("aws", "t", "read")
+	for range 5 {
+		c = r.refresh(c)
+	}
+	if _, err := r.admin.Exec(t.Context(), `INSERT INTO events (id, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, body)
+		SELECT id || n, at, type, caller, task_id, agent_id, profile, provider, credential_id, upstream_ids, fingerprint, replace(body, id, id || n)
+		FROM events, generate_series(1, 200) n WHERE type = 'credential.issued' OR fingerprint IS NOT NULL ORDER BY seq, n`); err != nil {
+		t.Fatal(err)
+	}
+	r.sign()
+	v := r.enter("aud")
+	body := v.see("/console/trace?q=" + c.ID)
+	if n := strings.Count(body, "mark unchecked"); n < 150 || !strings.Contains(body, "were not checked: a page checks 1000") {
+		t.Errorf("%d events are marked as not checked", n)
+	}
+	proofs := map[string]int{}
+	for _, row := range v.sheets("/console/trace?q=" + c.ID)["trace"] {
+		proofs[row["proof"]]++
+	}
+	if len(proofs) != 2 || proofs["verified"] < 4 || proofs["unchecked"] < 1 {
+		t.Errorf("%v", proofs)
 	}
 }

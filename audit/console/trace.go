@@ -64,19 +64,23 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	var drawn []span
 	for _, h := range found.Held {
-		one, err := holderOf(h)
+		story, err := readEntries(h.Events)
 		if err != nil {
 			return view{}, err
 		}
-		t.Held, drawn = append(t.Held, one), append(drawn, one.span())
+		t.Held = append(t.Held, holder{Held: h, Verdict: worded(h.Life), Story: story})
 		if filter == "fingerprint" || slices.Contains(h.UpstreamIDs, name) || h.VersionID == name {
 			t.Events = "/console/events?" + url.Values{filter: {name}}.Encode()
 		}
 	}
 	if err := c.proveStories(ctx, &t); err != nil {
 		return view{}, err
+	}
+	var drawn []span
+	for i := range t.Held {
+		t.Held[i].EndAt = askedAt(t.Held[i].Story)
+		drawn = append(drawn, t.Held[i].span())
 	}
 	t.More, t.AtOtherTimes, t.Archived = found.More, found.AtOtherTimes, found.ArchivedBefore
 	t.Line = draw(drawn, c.Clock(), used)
@@ -88,15 +92,15 @@ func (c *console) trace(ctx context.Context, r *http.Request) (view, error) {
 	return v, nil
 }
 
-func holderOf(h audit.Held) (holder, error) {
-	story, err := readEntries(h.Events)
-	one := holder{Held: h, Verdict: worded(h.Life), Story: story}
-	for _, e := range slices.Backward(story) { // the first ask is what counts
-		if e.Type == string(broker.EventRevokeAsked) {
-			one.EndAt = e.At
+// askedAt is when the end of a version was asked for first, by its events, oldest first. One that is forged or unchecked tells
+// nothing.
+func askedAt(story []entry) time.Time {
+	for _, e := range story {
+		if e.Type == string(broker.EventRevokeAsked) && e.Mark.Kind != "not-verified" && e.Mark.Kind != "unchecked" {
+			return e.At
 		}
 	}
-	return one, err
+	return time.Time{}
 }
 
 // proveStories marks the events of a trace.

@@ -18,7 +18,7 @@ import (
 // mark is what the proofs say of an event, or of several.
 type mark struct {
 	// "verified", "waiting" (not in the tree yet), "archived" (only its hash is here), "first" (nothing to hold it against),
-	// "not-verified"; "" where nothing was asked
+	// "not-verified", "unchecked" (a page checks maxProofs); "" where there is no tree
 	Kind  string
 	Words string
 	Index int64
@@ -27,7 +27,7 @@ type mark struct {
 // Label is the mark in a word or two.
 func (m mark) Label() string {
 	return map[string]string{"verified": "✓ verified", "waiting": "not yet in the tree", "archived": "archived", "first": "the first look",
-		"not-verified": "✗ NOT VERIFIED"}[m.Kind]
+		"unchecked": "not checked", "not-verified": "✗ NOT VERIFIED"}[m.Kind]
 }
 
 // Doubtful tells whether the event is not proven.
@@ -71,8 +71,10 @@ func (p *proven) add(h tlog.Hash) {
 func (c *console) prove(ctx context.Context, list []*entry, anew bool) error {
 	var ask []*entry
 	seen := map[string]bool{}
-	for _, e := range list[:min(len(list), maxProofs)] {
+	for i, e := range list {
 		switch {
+		case i >= maxProofs:
+			e.Mark = mark{Kind: "unchecked", Words: fmt.Sprintf("A page checks %d events, and this is not one of them.", maxProofs)}
 		case seen[e.ID]:
 			e.Mark = notVerified("An event of this id stands here twice: no more than one of them is the one that was signed.")
 		case !anew && c.proven.has(tlog.RecordHash(e.Body)):
@@ -131,22 +133,25 @@ func pointers(list []entry) []*entry {
 
 // sum is what the marks of a page say together. Kind is empty if nothing is to be said.
 func sum(list []*entry) mark {
-	verified, waiting, bad := 0, 0, 0
-	for _, e := range list[:min(len(list), maxProofs)] {
+	verified, waiting, left, bad := 0, 0, 0, 0
+	for _, e := range list {
 		switch e.Mark.Kind {
 		case "verified":
 			verified++
 		case "waiting":
 			waiting++
+		case "unchecked":
+			left++
+		case "": // there is no tree
 		default:
 			bad++
 		}
 	}
-	switch left := len(list) - maxProofs; {
+	switch {
 	case bad > 0:
 		return notVerified("%d of these %d events are not what the signed tree holds, or that cannot be shown. Run `taskpass audit verify`.", bad, len(list))
 	case left > 0:
-		return mark{Kind: "waiting", Words: fmt.Sprintf("%d are verified, %d are not yet in the tree, and %d were not checked: a page checks %d.",
+		return mark{Kind: "unchecked", Words: fmt.Sprintf("%d are verified, %d are not yet in the tree, and %d were not checked: a page checks %d.",
 			verified, waiting, left, maxProofs)}
 	case waiting > 0:
 		return mark{Kind: "waiting", Words: fmt.Sprintf("%d are verified. %d are not yet in the tree: look again in a moment.", verified, waiting)}

@@ -40,7 +40,7 @@ func join(e *env, lines iter.Seq2[upstreamlog.Line, error], trace tracer) error 
 		if !line.At.IsZero() {
 			at = stampOf(line.At)
 		}
-		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, what, w.words(line)); err != nil {
+		if _, err := fmt.Fprintf(out, "%s  %s  → %s\n", at, what, audit.VisibleLine(w.words(line))); err != nil {
 			return err
 		}
 	}

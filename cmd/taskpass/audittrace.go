@@ -163,8 +163,14 @@ func printHeld(w io.Writer, h audit.Held) {
 	if h.ParentTaskID != "" {
 		task += " (of " + h.ParentTaskID + ")"
 	}
+	// Each text stays on its line, and shows all that is in it.
 	say := func(format string, args ...any) {
-		_, _ = io.WriteString(w, audit.Visible(fmt.Sprintf(format, args...)))
+		for i, a := range args {
+			if text, ok := a.(string); ok {
+				args[i] = audit.VisibleLine(text)
+			}
+		}
+		_, _ = fmt.Fprintf(w, format, args...)
 	}
 	say("%s version %d, %s\n", h.CredentialID, h.Version, h.State)
 	say("  task      %s\n  agent     %s\n  asked by  %s\n  profile   %s (%s) at %s\n", task, h.AgentID, h.Caller, h.Profile, h.Provider, h.Upstream)

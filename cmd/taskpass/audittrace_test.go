@@ -215,3 +215,28 @@ func TestAuditTraceDoesNotSayNobodyOfWhoWasNotLookedAt(t *testing.T) {
 		t.Errorf("of more than it lists: %s", r.stdout)
 	}
 }
+
+// What a broker answers may have anything in it: no command prints a character that nobody sees, nor another line.
+func TestCommandsShowWhatNobodySees(t *testing.T) {
+	t.Parallel()
+	const evil, written = "a\u00adb\u3164c\u202ed\U000e0041e\n  alive     no", `a\u00adb\u3164c\u202ed\udb40\udc41e\u000a  alive     no`
+	broker := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		answer := any(map[string]any{"keys": []any{map[string]any{"name": evil, "state": "available", "source": "file", "scopes": []string{evil}, "reason": evil}}})
+		if strings.HasSuffix(r.URL.Path, "/audit/trace") {
+			answer = map[string]any{"held": []any{map[string]any{"credential_id": "crd_1", "version": 1, "task_id": evil, "agent_id": evil, "caller": evil,
+				"upstream": evil, "scopes": []string{evil}, "requested_scopes": []string{}, "upstream_ids": []string{}, "reason": evil, "cause": evil,
+				"life": map[string]any{"alive": "yes", "how": "active"}, "events": []any{map[string]any{"type": "credential.issued", "caller": map[string]any{"name": evil}}}}}}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(broker.Close)
+	token, trail := writeFile(t, t.TempDir(), "token", "tp_x"), writeFile(t, t.TempDir(), "trail.json", `{"eventTime":"2026-01-31T09:00:00Z",
+		"eventSource":"s3.amazonaws.com","eventName":"Get\u00adObject","userIdentity":{"type":"AssumedRole","accessKeyId":"ASIA1"}}`)
+	for _, args := range [][]string{{"audit", "trace", "ASIA1"}, {"audit", "trace", "--cloudtrail", trail}, {"pool", "list", "models"}} {
+		r := must(t, append(args, "--url", broker.URL, "--token-file", token)...)
+		if !strings.Contains(r.stdout, written) || strings.ContainsAny(r.stdout, "\u00ad\u3164\u202e\U000e0041") || strings.Contains(r.stdout, "\n  alive     no") {
+			t.Errorf("%q: %+q", args, r.stdout)
+		}
+	}
+}

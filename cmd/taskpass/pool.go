@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -84,8 +85,11 @@ func (c *poolListCmd) Run(e *env) error {
 		if k.Rotation.ID != "" {
 			moved = fmt.Sprintf("%d of %d until %s", k.Rotation.Moved, k.Rotation.Holders, k.Rotation.Deadline.Format(time.RFC3339))
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", k.Name, k.State, k.Source, strings.Join(k.Scopes, " "),
-			k.Refusals, back, moved, audit.VisibleLine(k.Reason), audit.VisibleLine(k.Problem))
+		cells := []string{k.Name, string(k.State), string(k.Source), strings.Join(k.Scopes, " "), strconv.Itoa(k.Refusals), back, moved, k.Reason, k.Problem}
+		for i, c := range cells {
+			cells[i] = audit.VisibleLine(c) // a broker's answer, which may have any text in it
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	return w.Flush()
 }
@@ -192,7 +196,7 @@ func (c poolKeyArgs) print(e *env, k *client.PoolKey, r *http.Response, body []b
 	if k == nil {
 		return problem(r, body)
 	}
-	_, err := fmt.Fprintf(e.stdout, "%s/%s is %s.\n", c.Pool, k.Name, k.State)
+	_, err := fmt.Fprintln(e.stdout, audit.VisibleLine(fmt.Sprintf("%s/%s is %s.", c.Pool, k.Name, k.State)))
 	return err
 }
 
