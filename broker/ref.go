@@ -59,3 +59,16 @@ func (r Ref) Resolve() (Secret, error) {
 	}
 	return NewSecret(value), nil
 }
+
+// ResolveValue is Resolve for a secret that travels in a header, as a token does: what CheckSecretValue refuses, such as
+// a byte order mark or a second line, is an error that names the reference.
+func (r Ref) ResolveValue() (Secret, error) {
+	value, err := r.Resolve()
+	if err != nil {
+		return Secret{}, err
+	}
+	if err := CheckSecretValue(value.Reveal()); err != nil {
+		return Secret{}, fmt.Errorf("%s: %w", r, err)
+	}
+	return value, nil
+}

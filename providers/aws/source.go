@@ -54,11 +54,11 @@ const idleConns = 64
 func load(ctx context.Context, cfg Config) (awsclient.Client, error) {
 	reach := cfg.client()
 	if cfg.AccessKeyID != "" {
-		id, err := cfg.AccessKeyID.Resolve()
+		id, err := cfg.AccessKeyID.ResolveValue()
 		if err != nil {
 			return awsclient.Client{}, fmt.Errorf("access_key_id: %w", err)
 		}
-		key, err := cfg.SecretAccessKey.Resolve()
+		key, err := cfg.SecretAccessKey.ResolveValue()
 		if err != nil {
 			return awsclient.Client{}, fmt.Errorf("secret_access_key: %w", err)
 		}

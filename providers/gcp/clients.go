@@ -73,7 +73,7 @@ func unopened(error) error {
 func (c Config) identity(web *http.Client) (*auth.Credentials, error) {
 	switch {
 	case c.TokenFile != "":
-		if _, err := c.TokenFile.Resolve(); err != nil {
+		if _, err := c.TokenFile.ResolveValue(); err != nil {
 			return nil, fmt.Errorf("token_file: %w", err)
 		}
 		return auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: tokenFile(c.TokenFile)}), nil
@@ -132,7 +132,7 @@ type tokenFile broker.Ref
 
 // Token implements auth.TokenProvider.
 func (t tokenFile) Token(context.Context) (*auth.Token, error) {
-	token, err := broker.Ref(t).Resolve()
+	token, err := broker.Ref(t).ResolveValue()
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (t tokenFile) Token(context.Context) (*auth.Token, error) {
 
 // GetRequestMetadata implements credentials.PerRPCCredentials of gRPC.
 func (t tokenFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	token, err := broker.Ref(t).Resolve()
+	token, err := broker.Ref(t).ResolveValue()
 	if err != nil {
 		return nil, err
 	}

@@ -38,9 +38,11 @@ func TestOneCallerTakesAShareOfTheAccounts(t *testing.T) {
 		t.Helper()
 		var mu sync.Mutex
 		var wg sync.WaitGroup
+		begin := make(chan struct{})
 		for i := range many {
 			c := intend(caller)
 			wg.Go(func() {
+				<-begin
 				m, err := providers[i%2].Mint(t.Context(), c)
 				mu.Lock()
 				defer mu.Unlock()
@@ -51,10 +53,14 @@ func TestOneCallerTakesAShareOfTheAccounts(t *testing.T) {
 				}
 			})
 		}
+		close(begin)
 		wg.Wait()
 		return got
 	}
-	eve := take("eve", 12)
+	if bob := take("bob", 24); len(bob) != share {
+		t.Errorf("the first caller got %d, want %d", len(bob), share)
+	}
+	eve := take("eve", 24) // by now each replica has its connections
 	if len(eve) != share {
 		t.Fatalf("one caller got %d of %d accounts, want %d", len(eve), accounts, share)
 	}
@@ -64,8 +70,8 @@ func TestOneCallerTakesAShareOfTheAccounts(t *testing.T) {
 	if more := take("eve", 4); len(more) != 0 {
 		t.Errorf("it got %d more while those that it ended rest", len(more))
 	}
-	if bob := take("bob", 4); len(bob) != share {
-		t.Errorf("another caller got %d, want %d", len(bob), share)
+	if ann := take("ann", 4); len(ann) != share {
+		t.Errorf("another caller got %d, want %d", len(ann), share)
 	}
 	r.clock.To(eve[0].Version.ExpiresAt.Add(skew))
 	if again := take("eve", 4); len(again) != share {
