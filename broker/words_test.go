@@ -22,6 +22,8 @@ var contract = map[int]string{
 	http.StatusUnauthorized:          "unauthenticated token_expired token_revoked",
 	http.StatusForbidden:             "forbidden scope_not_allowed task_not_allowed",
 	http.StatusNotFound:              "not_found",
+	http.StatusMethodNotAllowed:      "method_not_allowed",
+	http.StatusUnsupportedMediaType:  "unsupported_media_type",
 	http.StatusConflict:              "conflict task_ended credential_ended",
 	http.StatusGone:                  "ticket_redeemed ticket_expired",
 	http.StatusRequestEntityTooLarge: "payload_too_large",

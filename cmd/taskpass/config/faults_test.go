@@ -93,7 +93,7 @@ seal:`}, []string{
 			"14: audit.publish[8].read_back: belongs to s3",
 			"15: audit.publish[9].read_back: is neither true nor false"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
-			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
+			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots",
 			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor"}},
 		"unknown field that may be a secret": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x"}, []string{
 			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor"}},
@@ -187,18 +187,18 @@ seal:`}, []string{
 		"patterns": {edits{"[bob]", `["*", "a*b", "**", "", "b/c", "ok-*"]
         tasks: ["{{x}}"]
         agents: ["a b*"]`}, []string{
-			"8: profiles.a.allow[0].callers[1]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"8: profiles.a.allow[0].callers[2]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"8: profiles.a.allow[0].callers[3]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"8: profiles.a.allow[0].callers[4]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"9: profiles.a.allow[0].tasks[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"10: profiles.a.allow[0].agents[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end"}},
+			"8: profiles.a.allow[0].callers[1]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"8: profiles.a.allow[0].callers[2]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"8: profiles.a.allow[0].callers[3]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"8: profiles.a.allow[0].callers[4]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"9: profiles.a.allow[0].tasks[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"10: profiles.a.allow[0].agents[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots"}},
 		"scope of no profile": {edits{"callers: [bob]", "callers: [bob]\n        scopes: [s, u]"}, []string{
 			"9: profiles.a.allow[0].scopes[1]: is not a scope of this profile"}},
 		"names of scopes": {edits{"[s, t]", `[s, "t t"]`}, []string{
 			"11: profiles.a.pool.scopes: has a name that is not 1-128 printable characters without a space"}},
 		"names of profiles": {edits{"  a:", "  \"a\\nb/c\":"}, []string{
-			"4: profiles.a?b/c: has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -"}},
+			"4: profiles.a?b/c: has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"}},
 		"ttl order": {edits{"{default: 10m, max: 1h}", "{default: 10m, min: 20m, max: 5m}"}, []string{
 			"6: profiles.a.ttl.max: is shorter than the default",
 			"6: profiles.a.ttl.min: is longer than the default"}},
