@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -292,3 +293,6 @@ func (c Config) checkPermissions(f *broker.Faults, at string, names []string) {
 		}
 	}
 }
+
+// Sets lists the environment variables that agents get of this configuration.
+func (c Config) Sets() []string { return []string{cmp.Or(c.Env, "STRIPE_API_KEY")} }

@@ -127,6 +127,13 @@ func (r *report) profile(at, name string, p Profile) {
 	}
 	r.ttl(at+".ttl", p.TTL)
 	r.life(at, p)
+	for _, fault := range broker.CheckEnv(p.Env, only(p.Config, p.Provider).Sets(p.Provider)) {
+		path := at + ".env"
+		if fault.Pointer != "" {
+			path = child(path, fault.Pointer)
+		}
+		r.add(path, "%s", fault.Reason)
+	}
 	scopes := r.section(at, p)
 	if len(p.Allow) == 0 {
 		r.add(at+".allow", "has no rule: nobody may ask")

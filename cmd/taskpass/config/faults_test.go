@@ -175,7 +175,7 @@ seal:`}, []string{
 			"16: profiles.a.pool.disclosed: can only say accept"}},
 		"section of another kind": {edits{"    pool:\n", "    pool: here\n    unused:\n"}, []string{
 			"9: profiles.a.pool: is not a section of fields",
-			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, gcp, max_lifetime, overlap, pool, provider, stripe, ticket, ttl"}},
+			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, env, gcp, max_lifetime, overlap, pool, provider, stripe, ticket, ttl"}},
 		"no rules":    {edits{"    allow:\n      - callers: [bob]\n", ""}, []string{"4: profiles.a.allow: has no rule: nobody may ask"}},
 		"empty rules": {edits{"allow:\n      - callers: [bob]", "allow: []"}, []string{"7: profiles.a.allow: has no rule: nobody may ask"}},
 		"rules that say nothing": {edits{"- callers: [bob]", "- callers: []\n        tasks: []\n        agents: []\n        scopes: []\n      - {}"}, []string{
