@@ -13,34 +13,36 @@ type Code string
 
 // The codes of the HTTP contract. Each stands once in the table below.
 const (
-	CodeInvalidRequest      Code = "invalid_request"
-	CodeUnauthenticated     Code = "unauthenticated"
-	CodeTokenExpired        Code = "token_expired"
-	CodeTokenRevoked        Code = "token_revoked"
-	CodeForbidden           Code = "forbidden"
-	CodeScopeNotAllowed     Code = "scope_not_allowed"
-	CodeTaskNotAllowed      Code = "task_not_allowed"
-	CodeNotFound            Code = "not_found"
-	CodeConflict            Code = "conflict"
-	CodeTaskEnded           Code = "task_ended"
-	CodeCredentialEnded     Code = "credential_ended"
-	CodeTicketRedeemed      Code = "ticket_redeemed"
-	CodeTicketExpired       Code = "ticket_expired"
-	CodePayloadTooLarge     Code = "payload_too_large"
-	CodeUnknownProfile      Code = "unknown_profile"
-	CodeUnknownScope        Code = "unknown_scope"
-	CodeTTLOutOfRange       Code = "ttl_out_of_range"
-	CodeIdempotencyMismatch Code = "idempotency_mismatch"
-	CodeRateLimited         Code = "rate_limited"
-	CodeQuotaExceeded       Code = "quota_exceeded"
-	CodePoolExhausted       Code = "pool_exhausted"
-	CodeUpstreamThrottled   Code = "upstream_throttled"
-	CodeUpstreamRefused     Code = "upstream_refused"
-	CodeUpstreamError       Code = "upstream_error"
-	CodeRecordTampered      Code = "record_tampered"
-	CodeUnavailable         Code = "unavailable"
-	CodeCircuitOpen         Code = "circuit_open"
-	CodeUpstreamTimeout     Code = "upstream_timeout"
+	CodeInvalidRequest       Code = "invalid_request"
+	CodeUnauthenticated      Code = "unauthenticated"
+	CodeTokenExpired         Code = "token_expired"
+	CodeTokenRevoked         Code = "token_revoked"
+	CodeForbidden            Code = "forbidden"
+	CodeScopeNotAllowed      Code = "scope_not_allowed"
+	CodeTaskNotAllowed       Code = "task_not_allowed"
+	CodeNotFound             Code = "not_found"
+	CodeMethodNotAllowed     Code = "method_not_allowed"
+	CodeConflict             Code = "conflict"
+	CodeTaskEnded            Code = "task_ended"
+	CodeCredentialEnded      Code = "credential_ended"
+	CodeTicketRedeemed       Code = "ticket_redeemed"
+	CodeTicketExpired        Code = "ticket_expired"
+	CodePayloadTooLarge      Code = "payload_too_large"
+	CodeUnsupportedMediaType Code = "unsupported_media_type"
+	CodeUnknownProfile       Code = "unknown_profile"
+	CodeUnknownScope         Code = "unknown_scope"
+	CodeTTLOutOfRange        Code = "ttl_out_of_range"
+	CodeIdempotencyMismatch  Code = "idempotency_mismatch"
+	CodeRateLimited          Code = "rate_limited"
+	CodeQuotaExceeded        Code = "quota_exceeded"
+	CodePoolExhausted        Code = "pool_exhausted"
+	CodeUpstreamThrottled    Code = "upstream_throttled"
+	CodeUpstreamRefused      Code = "upstream_refused"
+	CodeUpstreamError        Code = "upstream_error"
+	CodeRecordTampered       Code = "record_tampered"
+	CodeUnavailable          Code = "unavailable"
+	CodeCircuitOpen          Code = "circuit_open"
+	CodeUpstreamTimeout      Code = "upstream_timeout"
 )
 
 // codes is the one table: each code, its HTTP status, and whether the same request may succeed later.
@@ -48,34 +50,36 @@ var codes = map[Code]struct {
 	status    int
 	retryable bool
 }{
-	CodeInvalidRequest:      {http.StatusBadRequest, false},
-	CodeUnauthenticated:     {http.StatusUnauthorized, false},
-	CodeTokenExpired:        {http.StatusUnauthorized, false},
-	CodeTokenRevoked:        {http.StatusUnauthorized, false},
-	CodeForbidden:           {http.StatusForbidden, false},
-	CodeScopeNotAllowed:     {http.StatusForbidden, false},
-	CodeTaskNotAllowed:      {http.StatusForbidden, false},
-	CodeNotFound:            {http.StatusNotFound, false},
-	CodeConflict:            {http.StatusConflict, false},
-	CodeTaskEnded:           {http.StatusConflict, false},
-	CodeCredentialEnded:     {http.StatusConflict, false},
-	CodeTicketRedeemed:      {http.StatusGone, false},
-	CodeTicketExpired:       {http.StatusGone, false},
-	CodePayloadTooLarge:     {http.StatusRequestEntityTooLarge, false},
-	CodeUnknownProfile:      {http.StatusUnprocessableEntity, false},
-	CodeUnknownScope:        {http.StatusUnprocessableEntity, false},
-	CodeTTLOutOfRange:       {http.StatusUnprocessableEntity, false},
-	CodeIdempotencyMismatch: {http.StatusUnprocessableEntity, false},
-	CodeRateLimited:         {http.StatusTooManyRequests, true},
-	CodeQuotaExceeded:       {http.StatusTooManyRequests, true},
-	CodePoolExhausted:       {http.StatusTooManyRequests, true},
-	CodeUpstreamThrottled:   {http.StatusTooManyRequests, true},
-	CodeRecordTampered:      {http.StatusInternalServerError, false},
-	CodeUpstreamRefused:     {http.StatusBadGateway, false},
-	CodeUpstreamError:       {http.StatusBadGateway, true},
-	CodeUnavailable:         {http.StatusServiceUnavailable, true},
-	CodeCircuitOpen:         {http.StatusServiceUnavailable, false},
-	CodeUpstreamTimeout:     {http.StatusGatewayTimeout, true},
+	CodeInvalidRequest:       {http.StatusBadRequest, false},
+	CodeUnauthenticated:      {http.StatusUnauthorized, false},
+	CodeTokenExpired:         {http.StatusUnauthorized, false},
+	CodeTokenRevoked:         {http.StatusUnauthorized, false},
+	CodeForbidden:            {http.StatusForbidden, false},
+	CodeScopeNotAllowed:      {http.StatusForbidden, false},
+	CodeTaskNotAllowed:       {http.StatusForbidden, false},
+	CodeNotFound:             {http.StatusNotFound, false},
+	CodeMethodNotAllowed:     {http.StatusMethodNotAllowed, false},
+	CodeConflict:             {http.StatusConflict, false},
+	CodeTaskEnded:            {http.StatusConflict, false},
+	CodeCredentialEnded:      {http.StatusConflict, false},
+	CodeTicketRedeemed:       {http.StatusGone, false},
+	CodeTicketExpired:        {http.StatusGone, false},
+	CodePayloadTooLarge:      {http.StatusRequestEntityTooLarge, false},
+	CodeUnsupportedMediaType: {http.StatusUnsupportedMediaType, false},
+	CodeUnknownProfile:       {http.StatusUnprocessableEntity, false},
+	CodeUnknownScope:         {http.StatusUnprocessableEntity, false},
+	CodeTTLOutOfRange:        {http.StatusUnprocessableEntity, false},
+	CodeIdempotencyMismatch:  {http.StatusUnprocessableEntity, false},
+	CodeRateLimited:          {http.StatusTooManyRequests, true},
+	CodeQuotaExceeded:        {http.StatusTooManyRequests, true},
+	CodePoolExhausted:        {http.StatusTooManyRequests, true},
+	CodeUpstreamThrottled:    {http.StatusTooManyRequests, true},
+	CodeRecordTampered:       {http.StatusInternalServerError, false},
+	CodeUpstreamRefused:      {http.StatusBadGateway, false},
+	CodeUpstreamError:        {http.StatusBadGateway, true},
+	CodeUnavailable:          {http.StatusServiceUnavailable, true},
+	CodeCircuitOpen:          {http.StatusServiceUnavailable, false},
+	CodeUpstreamTimeout:      {http.StatusGatewayTimeout, true},
 }
 
 // Codes lists every code, sorted.

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -122,9 +123,12 @@ type Resolved struct {
 	NotModified bool          // the holder has this version; there is no secret in the answer
 }
 
-// Resolve gives the current secret to whoever may hold it: the caller it was issued to, or the task's own token. known is
-// the version that the holder has; zero for none.
-func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, known int) (Resolved, error) {
+// AnyVersion stands for whichever version is the current one.
+const AnyVersion = -1
+
+// Resolve gives the current secret to whoever may hold it: the caller it was issued to, or the task's own token. known
+// are the versions that the holder has already; AnyVersion for whichever is the current one.
+func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, known ...int) (Resolved, error) {
 	c, err := b.find(ctx, caller, useResolve, id)
 	if err == nil {
 		c, err = b.held(ctx, c)
@@ -140,7 +144,7 @@ func (b *Broker) Resolve(ctx context.Context, caller Caller, id CredentialID, kn
 		return Resolved{}, halted()
 	}
 	r := Resolved{Issued: Issued{Credential: c}, CacheFor: min(maxCache, c.Version.ExpiresAt.Sub(now)/10)}
-	if known == c.Version.Number {
+	if slices.Contains(known, c.Version.Number) || slices.Contains(known, AnyVersion) {
 		r.NotModified = true
 		return r, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -56,6 +57,12 @@ func (b *Broker) issueAll(ctx context.Context, caller Caller, rs []Request, key 
 	start := time.Now()
 	if n := len(rs); n == 0 || n > maxBatch {
 		return nil, Errorf(CodeInvalidRequest, "a request asks for 1 to %d credentials", maxBatch)
+	}
+	rs = slices.Clone(rs)
+	for i := range rs {
+		if len(rs[i].Metadata) == 0 { // an empty object is the same request as none
+			rs[i].Metadata = nil
+		}
 	}
 	in, list, err := b.plan(ctx, caller, rs)
 	if err != nil {
@@ -188,7 +195,7 @@ func (r Request) check() []Fault {
 	var faults []Fault
 	for pointer, id := range map[string]string{"/task_id": r.TaskID, "/agent_id": r.AgentID} {
 		if idOrEmpty(id) == "" {
-			faults = append(faults, Fault{pointer, "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+			faults = append(faults, Fault{pointer, "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"})
 		}
 	}
 	if r.ParentTaskID != "" && (idOrEmpty(r.ParentTaskID) == "" || r.ParentTaskID == r.TaskID) {

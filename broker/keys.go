@@ -190,7 +190,7 @@ func (b *Broker) checkKey(caller Caller, k NewKey) (Pooled, error) {
 	}
 	var faults []Fault
 	if idOrEmpty(k.Name) == "" {
-		faults = append(faults, Fault{"/name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+		faults = append(faults, Fault{"/name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"})
 	}
 	if err := CheckSecretValue(k.Value.Reveal()); err != nil {
 		faults = append(faults, Fault{"/value", err.Error()})
@@ -202,11 +202,11 @@ func (b *Broker) checkKey(caller Caller, k NewKey) (Pooled, error) {
 	}
 	for key, value := range k.Labels {
 		if !ValidID(key) || !ValidID(value) {
-			faults = append(faults, Fault{"/labels", "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+			faults = append(faults, Fault{"/labels", "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"})
 		}
 	}
 	if k.VendorID != "" && !ValidID(k.VendorID) {
-		faults = append(faults, Fault{"/vendor_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+		faults = append(faults, Fault{"/vendor_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"})
 	}
 	if len(faults) > 0 {
 		return nil, &Error{Code: CodeInvalidRequest, Message: "the key is not valid", Faults: faults}

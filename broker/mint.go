@@ -84,6 +84,7 @@ func (b *Broker) mint(ctx context.Context, caller Caller, i Issued, event EventT
 	for name, level := range minted.Levels {
 		b.Observer.Level(c.Profile, name, level)
 	}
+	minted.Secret = withEnv(minted.Secret, p.Env)
 	minted.Secret.TaskToken = i.Secret.TaskToken
 	i.Secret = minted.Secret
 	i.Credential, err = b.activate(ctx, caller, c, p, minted, event)

@@ -23,7 +23,9 @@ type Profile struct {
 	TicketTTL time.Duration
 	// RevokeOnReuse ends the credential when its ticket is redeemed a second time.
 	RevokeOnReuse bool
-	Upstream      Provider
+	// Env are fixed environment variables beside the provider's own, in what the agent gets. None is secret.
+	Env      map[string]string
+	Upstream Provider
 }
 
 // Defaults of a profile.

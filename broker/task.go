@@ -27,11 +27,14 @@ type TaskView struct {
 // MaxIDLength is the longest task or agent id, in bytes.
 const MaxIDLength = 128
 
-// ValidID tells whether s may be a task's or an agent's id: 1-128 of A-Z a-z 0-9 . _ : @ -
+// ValidID tells whether s may be a task's or an agent's id: 1-128 of A-Z a-z 0-9 . _ : @ -, and
+// not only dots: clients remove "." and ".." from a URL's path, and so call another path.
 //
 // The alphabet is a security boundary, for ids are put into upstream policies: no slash, so that no task's prefix
 // contains another's; no wildcard, quote or dollar sign, so that none can widen a pattern or close a string.
-func ValidID(s string) bool { return 0 < len(s) && len(s) <= MaxIDLength && idText(s) }
+func ValidID(s string) bool {
+	return 0 < len(s) && len(s) <= MaxIDLength && idText(s) && strings.Trim(s, ".") != ""
+}
 
 // idText tells whether a text could be part of an id.
 func idText(s string) bool {
@@ -66,7 +69,7 @@ func CheckMetadata(m map[string]string) []Fault {
 	}
 	for k, v := range m {
 		if !ValidID(k) || len(k) > MaxMetadataKey {
-			faults = append(faults, Fault{"/metadata", "has a key that is not 1-64 of A-Z a-z 0-9 . _ : @ -"})
+			faults = append(faults, Fault{"/metadata", "has a key that is not 1-64 of A-Z a-z 0-9 . _ : @ -, and not only dots"})
 		} else if len(v) > MaxMetadataValue || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
 			faults = append(faults, Fault{"/metadata", "is not at most 256 bytes of text without control characters"})
 		}

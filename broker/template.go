@@ -123,7 +123,7 @@ func ofRequest(name string) bool {
 // contract; a metadata value must have it too once it is used here. So none can hold a wildcard, a slash, a quote, or the
 // dollar sign of a policy's variable, and none needs an escape.
 func (c Credential) Placeholder(name string) (string, error) {
-	const form = "must be 1-128 of A-Z a-z 0-9 . _ : @ -"
+	const form = "must be 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"
 	value := ""
 	switch key, metadata := strings.CutPrefix(name, metadataName); {
 	case name == "Caller":

@@ -22,6 +22,8 @@ var contract = map[int]string{
 	http.StatusUnauthorized:          "unauthenticated token_expired token_revoked",
 	http.StatusForbidden:             "forbidden scope_not_allowed task_not_allowed",
 	http.StatusNotFound:              "not_found",
+	http.StatusMethodNotAllowed:      "method_not_allowed",
+	http.StatusUnsupportedMediaType:  "unsupported_media_type",
 	http.StatusConflict:              "conflict task_ended credential_ended",
 	http.StatusGone:                  "ticket_redeemed ticket_expired",
 	http.StatusRequestEntityTooLarge: "payload_too_large",
@@ -80,13 +82,13 @@ func TestAsError(t *testing.T) {
 
 func TestValidID(t *testing.T) {
 	t.Parallel()
-	for _, good := range []string{"a", "research-loop-2847", "A.b_c:d@e-9", "...", strings.Repeat("x", 128)} {
+	for _, good := range []string{"a", "research-loop-2847", "A.b_c:d@e-9", "..a", strings.Repeat("x", 128)} {
 		if !broker.ValidID(good) {
 			t.Errorf("%q is refused", good)
 		}
 	}
 	for _, bad := range []string{
-		"", " ", "a b", "a/b", "../a", "a/../*", "*", "a*", "a?", "${aws:username}", `a"b`, `"},{"`, "a'b", "a\\b", "a\x00b", "\n", "a\n",
+		"", ".", "..", "...", " ", "a b", "a/b", "../a", "a/../*", "*", "a*", "a?", "${aws:username}", `a"b`, `"},{"`, "a'b", "a\\b", "a\x00b", "\n", "a\n",
 		"ä", "\xff", "a%b", "a$b", "a{b}", "a|b", "a;b", "a,b", "a=b", "a+b", "a#b", "a&b", "<a>", strings.Repeat("x", 129),
 	} {
 		if broker.ValidID(bad) {
@@ -96,12 +98,12 @@ func TestValidID(t *testing.T) {
 }
 
 func FuzzValidID(f *testing.F) {
-	alphabet := regexp.MustCompile(`\A[A-Za-z0-9._:@-]{1,128}\z`)
+	alphabet := regexp.MustCompile(`\A\.*[A-Za-z0-9_:@-][A-Za-z0-9._:@-]*\z`)
 	for _, s := range []string{"a", "", "a/b", "é", "a\n", strings.Repeat("x", 129), "\x80"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if got := broker.ValidID(s); got != alphabet.MatchString(s) {
+		if got := broker.ValidID(s); got != (len(s) <= 128 && alphabet.MatchString(s)) {
 			t.Errorf("%q: %v", s, got)
 		}
 	})

@@ -530,7 +530,7 @@ type CredentialPage struct {
 type CredentialRequest struct {
 	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
 
-	// Profile The caller's own id of a task or an agent, or a name from the configuration.
+	// Profile The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	Profile    ID   `json:"profile"`
 	Scopes     []ID `json:"scopes"`
 	TTLSeconds int  `json:"ttl_seconds,omitempty,omitzero"`
@@ -551,7 +551,7 @@ type Fault struct {
 	Reason string `json:"reason"`
 }
 
-// ID The caller's own id of a task or an agent, or a name from the configuration.
+// ID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 type ID = string
 
 // InclusionProof defines model for InclusionProof.
@@ -579,7 +579,7 @@ type InclusionProof struct {
 
 // IssueRequest defines model for IssueRequest.
 type IssueRequest struct {
-	// AgentID The caller's own id of a task or an agent, or a name from the configuration.
+	// AgentID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	AgentID ID `json:"agent_id"`
 
 	// Delivery `ticket`: answer a ticket that the agent redeems, so that the caller never sees the secret.
@@ -588,14 +588,14 @@ type IssueRequest struct {
 	// Metadata Kept with the credential; a profile may use values in the upstream's policy or tags.
 	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
 
-	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration.
+	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	ParentTaskID ID `json:"parent_task_id,omitempty,omitzero"`
 
-	// Profile The caller's own id of a task or an agent, or a name from the configuration.
+	// Profile The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	Profile ID   `json:"profile"`
 	Scopes  []ID `json:"scopes"`
 
-	// TaskID The caller's own id of a task or an agent, or a name from the configuration.
+	// TaskID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	TaskID ID `json:"task_id"`
 
 	// TaskToken Also answer a token for the task itself, with which its agent can resolve, refresh and watch its credentials, and end the task.
@@ -610,12 +610,12 @@ type IssueRequestDelivery string
 
 // IssueSeveralRequest defines model for IssueSeveralRequest.
 type IssueSeveralRequest struct {
-	// AgentID The caller's own id of a task or an agent, or a name from the configuration.
+	// AgentID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	AgentID     ID                          `json:"agent_id"`
 	Credentials []CredentialRequest         `json:"credentials"`
 	Delivery    IssueSeveralRequestDelivery `json:"delivery,omitempty,omitzero"`
 
-	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration.
+	// ParentTaskID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	ParentTaskID ID   `json:"parent_task_id,omitempty,omitzero"`
 	TaskToken    bool `json:"task_token,omitempty,omitzero"`
 }
@@ -679,14 +679,14 @@ type IssuedCredentials struct {
 type NewPoolKey struct {
 	Labels map[string]ID `json:"labels,omitempty,omitzero"`
 
-	// Name The caller's own id of a task or an agent, or a name from the configuration.
+	// Name The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	Name   ID       `json:"name"`
 	Scopes []string `json:"scopes,omitempty,omitzero"`
 
 	// Value Printable ASCII without white space at either end, so that a header and an environment variable carry it unchanged.
 	Value string `json:"value"`
 
-	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
+	// VendorID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	VendorID ID `json:"vendor_id,omitempty,omitzero"`
 }
 
@@ -867,7 +867,7 @@ type RotatePoolKey struct {
 	// Value Printable ASCII without white space at either end, so that a header and an environment variable carry it unchanged.
 	Value string `json:"value"`
 
-	// VendorID The caller's own id of a task or an agent, or a name from the configuration.
+	// VendorID The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 	VendorID ID `json:"vendor_id,omitempty,omitzero"`
 }
 
@@ -933,10 +933,10 @@ type CredentialID = string
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
-// Key The caller's own id of a task or an agent, or a name from the configuration.
+// Key The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 type Key = ID
 
-// Pool The caller's own id of a task or an agent, or a name from the configuration.
+// Pool The caller's own id of a task or an agent, or a name from the configuration. Not only dots.
 type Pool = ID
 
 // TaskCaller defines model for TaskCaller.
@@ -1029,7 +1029,7 @@ type RefreshCredentialParams struct {
 
 // ResolveCredentialParams defines parameters for ResolveCredential.
 type ResolveCredentialParams struct {
-	// IfNoneMatch The version that you have, as its ETag.
+	// IfNoneMatch The versions that you have, as their ETags, or `*` for any: 304 if the current version is one of them.
 	IfNoneMatch *string `json:"If-None-Match,omitempty"`
 }
 

@@ -58,6 +58,10 @@ var provoked = map[broker.Code]struct {
 	broker.CodeNotFound: {by: func(a *api) answer {
 		return a.call("orch", "GET", "/v1/credentials/"+string(broker.NewCredentialID()), "")
 	}},
+	broker.CodeMethodNotAllowed: {by: func(a *api) answer { return a.call("orch", "DELETE", "/v1/credentials", "") }},
+	broker.CodeUnsupportedMediaType: {by: func(a *api) answer {
+		return a.call("orch", "POST", "/v1/credentials", body(nil), "Content-Type", "text/plain")
+	}},
 	broker.CodePayloadTooLarge: {by: func(a *api) answer {
 		return a.call("orch", "POST", "/v1/credentials", strings.Repeat(" ", 5<<20))
 	}},

@@ -31,12 +31,16 @@ const (
 	formatCSV    format = "text/csv"
 )
 
-type formatKey struct{}
+type (
+	formatKey struct{}
+	headKey   struct{} // whether only the header is wanted
+)
 
 // negotiate notes which of the formats that one call has the client would rather have.
 func negotiate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := context.WithValue(r.Context(), formatKey{}, wanted(strings.Join(r.Header.Values("Accept"), ",")))
+		ctx = context.WithValue(ctx, headKey{}, r.Method == http.MethodHead)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -109,6 +113,9 @@ func (e *exportResponse) VisitListAuditEventsResponse(w http.ResponseWriter) err
 	h.Set("Content-Type", string(e.format)+"; charset=utf-8")
 	h.Set("Trailer", eventsTrailer)
 	w.WriteHeader(http.StatusOK)
+	if head, _ := e.ctx.Value(headKey{}).(bool); head {
+		return nil
+	}
 	e.out = bufio.NewWriterSize(&patient{w, http.NewResponseController(w)}, exportChunk)
 	err := e.begin()
 	if err == nil {

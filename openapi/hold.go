@@ -2,6 +2,7 @@ package openapi
 
 import (
 	"context"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +28,7 @@ func (s *server) RefreshCredential(ctx context.Context, r RefreshCredentialReque
 
 // ResolveCredential implements StrictServerInterface.
 func (s *server) ResolveCredential(ctx context.Context, r ResolveCredentialRequestObject) (ResolveCredentialResponseObject, error) {
-	known, _ := strconv.Atoi(strings.Trim(strings.TrimPrefix(value(r.Params.IfNoneMatch), "W/"), `"`)) // the contract holds its form
-	resolved, err := s.Broker.Resolve(ctx, *callerOf(ctx), broker.CredentialID(r.ID), known)
+	resolved, err := s.Broker.Resolve(ctx, *callerOf(ctx), broker.CredentialID(r.ID), knownBy(value(r.Params.IfNoneMatch))...)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +44,28 @@ func (s *server) ResolveCredential(ctx context.Context, r ResolveCredentialReque
 			CacheForSeconds: resolved.CacheFor.Seconds(), Secret: revealed(resolved.Secret),
 		},
 	}, nil
+}
+
+// knownBy is which versions the client has, by its If-None-Match: a list of ETags, or "*" for any. Versions are compared
+// weakly, as RFC 9110 has it for this header. A tag that is no version matches none.
+func knownBy(match string) (versions []int) {
+	if match == "*" {
+		return []int{broker.AnyVersion}
+	}
+	for tag := range strings.SplitSeq(match, ",") {
+		tag = strings.Trim(strings.TrimPrefix(strings.TrimSpace(tag), "W/"), `"`)
+		if n, err := strconv.ParseUint(tag, 10, 31); err == nil {
+			versions = append(versions, int(n))
+		}
+	}
+	return versions
+}
+
+// joinTags makes one header of several If-None-Match, which mean the same as one with a list.
+func joinTags(h http.Header) {
+	if values := h.Values("If-None-Match"); len(values) > 1 {
+		h.Set("If-None-Match", strings.Join(values, ", "))
+	}
 }
 
 // WatchCredential implements StrictServerInterface.

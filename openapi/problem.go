@@ -40,6 +40,12 @@ func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
+	text, err := json.Marshal(p)
+	if err != nil { // texts and numbers only: it always encodes
+		panic(err)
+	}
+	text = append(text, '\n')
+	h.Set("Content-Length", strconv.Itoa(len(text))) // the client has the whole answer before its body is drained
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(p) // the client may have gone; there is nobody else to tell
+	_, _ = w.Write(text) // the client may have gone; there is nobody else to tell
 }

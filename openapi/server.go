@@ -12,6 +12,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/taskpass/taskpass/audit"
 	"github.com/taskpass/taskpass/audit/sequence"
@@ -56,6 +57,8 @@ type Config struct {
 type server struct {
 	Config
 	spec    *openapi3.T
+	json    []byte                             // spec
+	drains  *broker.Limiter                    // answered requests that still send a body
 	guesses *broker.Guesses                    // of tickets
 	checks  broker.Flights[struct{}, struct{}] // of readiness: probes at the same moment share one
 }
@@ -78,23 +81,17 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Limits == nil {
 		cfg.Limits = broker.NewConcurrency(broker.ConcurrencyBounds{})
 	}
-	s := &server{Config: cfg, spec: spec, guesses: broker.NewGuesses(cfg.Broker.Clock)}
-	r := chi.NewRouter()
-	r.Use(identify, s.observe, s.recoverPanic, limitBody)
-	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		s.problem(w, r, broker.Errorf(broker.CodeNotFound, "there is no such call"))
-	})
-	r.MethodNotAllowed(r.NotFoundHandler())
-	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	r.Get("/readyz", s.readyz)
-	r.Get("/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/yaml")
-		_, _ = w.Write(document)
-	})
-	if cfg.Metrics != nil {
-		r.Method(http.MethodGet, "/metrics", cfg.Metrics)
+	text, err := spec.MarshalJSON()
+	if err != nil {
+		return nil, fmt.Errorf("writing the contract as JSON: %w", err)
 	}
-	if cfg.Console != nil {
+	s := &server{Config: cfg, spec: spec, json: text, drains: newDrains(), guesses: broker.NewGuesses(cfg.Broker.Clock)}
+	r := chi.NewRouter()
+	r.Use(decodePath, identify, s.drain, s.observe, s.recoverPanic, limitBody, middleware.GetHead)
+	r.NotFound(s.refuseNUL(http.HandlerFunc(s.notFound)).ServeHTTP)
+	r.MethodNotAllowed(s.methodNotAllowed(r))
+	s.besides(r.With(s.refuseNUL))
+	if cfg.Console != nil { // it refuses NUL itself, with a page
 		for _, pattern := range []string{"/", "/console", "/console/*"} {
 			r.Handle(pattern, cfg.Console)
 		}
@@ -104,6 +101,23 @@ func New(cfg Config) (http.Handler, error) {
 		RequestErrorHandlerFunc: s.badRequest, ResponseErrorHandlerFunc: s.problem,
 	}), ChiServerOptions{BaseRouter: r.With(noStore, s.authenticate, negotiate, s.admit, s.validate), ErrorHandlerFunc: s.badRequest})
 	return r, nil
+}
+
+// besides routes what is not in the contract, except for the console.
+func (s *server) besides(r chi.Router) {
+	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	r.Get("/readyz", s.readyz)
+	r.Get("/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(document)
+	})
+	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(s.json)
+	})
+	if s.Metrics != nil {
+		r.Method(http.MethodGet, "/metrics", s.Metrics)
+	}
 }
 
 func (s *server) readyz(w http.ResponseWriter, r *http.Request) {

@@ -29,6 +29,7 @@ func Names() []string { return []string{"aws", "gcp", "pool", "stripe"} }
 type section interface {
 	Check() []broker.Fault
 	ScopeNames() []string
+	Sets() []string
 }
 
 // Templates lists, by their pointers, the texts in which the named provider puts what a request says, so that its resources
@@ -53,6 +54,15 @@ func (c Config) Environment(name string) (obeyed, ignored []string) {
 		return e.Environment()
 	}
 	return nil, nil
+}
+
+// Sets lists the environment variables that the named provider sets for agents, which nothing else may set.
+func (c Config) Sets(name string) []string {
+	s, err := c.section(name)
+	if err != nil {
+		return nil
+	}
+	return s.Sets()
 }
 
 func (c Config) section(name string) (section, error) {

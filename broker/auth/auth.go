@@ -108,7 +108,7 @@ func (a *Authenticator) good(err error, revoked bool, expires time.Time) error {
 func (a *Authenticator) Create(ctx context.Context, by broker.Caller, name string, role broker.Role, ttl time.Duration) (broker.Secret, broker.Token, error) {
 	var faults []broker.Fault
 	if !broker.ValidID(name) {
-		faults = append(faults, broker.Fault{Pointer: "name", Reason: "is not 1-128 of A-Z a-z 0-9 . _ : @ -"})
+		faults = append(faults, broker.Fault{Pointer: "name", Reason: "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"})
 	}
 	if _, ok := broker.ParseRole(string(role)); !ok {
 		faults = append(faults, broker.Fault{Pointer: "role", Reason: "is not orchestrator, auditor or operator"})

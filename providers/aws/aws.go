@@ -185,6 +185,10 @@ func (p *Provider) bundle(c *types.Credentials, end time.Time) broker.Bundle {
 	}
 	if p.cfg.Region != "" {
 		b.Env["AWS_REGION"] = broker.NewSecret(p.cfg.Region)
+		b.Env["AWS_DEFAULT_REGION"] = b.Env["AWS_REGION"] // boto3 and version 1 of the CLI read only this one
+	}
+	if p.cfg.Endpoint != "" {
+		b.Env["AWS_ENDPOINT_URL"] = broker.NewSecret(p.cfg.Endpoint)
 	}
 	return b
 }

@@ -15,7 +15,7 @@ type Config struct {
 	RoleARN    string `yaml:"role_arn"`    // the role that sessions are made of
 	Region     string `yaml:"region"`      // of the STS; empty: the first of role_arn's partition, if the SDK knows it
 	ExternalID string `yaml:"external_id"` // for roles of other accounts
-	Endpoint   string `yaml:"endpoint"`    // for STS and IAM; empty: AWS's own
+	Endpoint   string `yaml:"endpoint"`    // for STS and IAM, and for all that agents call; empty: AWS's own
 	FIPS       bool   `yaml:"fips"`        // AWS's own endpoints with FIPS 140 cryptography
 
 	// Source of the broker's own credentials, one of three; none: the SDK's default chain.
@@ -96,6 +96,20 @@ func (c Config) region() string {
 	}
 	role, _ := awsarn.Parse(c.RoleARN)
 	return awsclient.DefaultRegion(role.Partition)
+}
+
+// Sets lists the environment variables that agents get of this configuration, and those that would replace the session.
+func (c Config) Sets() []string {
+	names := []string{
+		"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_CREDENTIAL_EXPIRATION", "AWS_PROFILE",
+	}
+	if c.Region != "" {
+		names = append(names, "AWS_REGION", "AWS_DEFAULT_REGION")
+	}
+	if c.Endpoint != "" {
+		names = append(names, "AWS_ENDPOINT_URL")
+	}
+	return names
 }
 
 // ScopeNames lists the scopes, sorted.

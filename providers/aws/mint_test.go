@@ -69,6 +69,7 @@ func TestMintAnswers(t *testing.T) {
 			"credential_process": `{"Version":1,"AccessKeyId":"ASIAEXAMPLE","SecretAccessKey":"secret","SessionToken":"token","Expiration":"2026-03-03T10:21:12Z"}`}},
 		{reveal(m.Secret.Env), map[string]string{
 			"AWS_ACCESS_KEY_ID": "ASIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token", "AWS_REGION": "eu-west-1",
+			"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL": w.url,
 			"AWS_CREDENTIAL_EXPIRATION": "2026-03-03T10:21:12Z"}},
 		{m.UpstreamExpiresAt, time.Date(2026, 3, 3, 10, 26, 12, 0, time.UTC)},
 		{m.UpstreamIDs, []string{"ASIAEXAMPLE"}},

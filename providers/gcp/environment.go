@@ -43,3 +43,10 @@ func (c Config) Environment() (obeyed, ignored []string) {
 	slices.Sort(ignored)
 	return obeyed, ignored
 }
+
+// Sets lists the environment variables that agents get of this configuration, in any of its modes.
+func (Config) Sets() []string {
+	return []string{
+		"GOOGLE_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN", "GOOGLE_ID_TOKEN",
+	}
+}

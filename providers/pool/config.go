@@ -94,14 +94,14 @@ func (c Config) Capabilities() broker.Capabilities {
 func (c Config) Check() []broker.Fault {
 	var f broker.Faults
 	if !broker.ValidID(c.Name) {
-		f.Add("name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+		f.Add("name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 	}
 	names, values := map[string]bool{}, map[broker.Ref]bool{}
 	for i, k := range c.Keys {
 		at := fmt.Sprintf("keys[%d]", i)
 		f = append(f, k.check(at, c.Scopes)...)
 		if !broker.ValidID(k.Name) {
-			f.Add(at+".name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+			f.Add(at+".name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 		}
 		if names[k.Name] {
 			f.Add(at+".name", "stands twice")
@@ -178,7 +178,7 @@ func (c Config) checkUse() []broker.Fault {
 func labelFaults(at string, labels map[string]string) (f broker.Faults) {
 	for name, value := range labels {
 		if !broker.ValidID(name) || !broker.ValidID(value) {
-			f.Add(at, "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+			f.Add(at, "has a name or a value that is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 		}
 	}
 	return f
@@ -192,7 +192,7 @@ func (k Key) check(at string, scopes []string) []broker.Fault {
 		}
 	}
 	if k.VendorID != "" && !broker.ValidID(k.VendorID) {
-		f.Add(at+".vendor_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+		f.Add(at+".vendor_id", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 	}
 	return append(f, labelFaults(at+".labels", k.Labels)...)
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -23,3 +24,6 @@ func (c Config) Environment() (obeyed, ignored []string) {
 	slices.Sort(ignored)
 	return obeyed, ignored
 }
+
+// Sets lists the environment variables that agents get of this configuration.
+func (c Config) Sets() []string { return []string{cmp.Or(c.Env, "API_KEY")} }

@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -217,7 +218,7 @@ func (e Ephemeral) check(f *broker.Faults) {
 func (c Config) checkPool(f *broker.Faults) {
 	p := c.Pool
 	if !broker.ValidID(p.Name) {
-		f.Add("pool.name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+		f.Add("pool.name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 	}
 	if len(p.Keys) == 0 {
 		f.Add("pool.keys", "names no key")
@@ -226,7 +227,7 @@ func (c Config) checkPool(f *broker.Faults) {
 	for i, k := range p.Keys {
 		at := fmt.Sprintf("pool.keys[%d].", i)
 		if !broker.ValidID(k.Name) {
-			f.Add(at+"name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+			f.Add(at+"name", "is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 		}
 		if names[k.Name] {
 			f.Add(at+"name", "stands twice")
@@ -292,3 +293,6 @@ func (c Config) checkPermissions(f *broker.Faults, at string, names []string) {
 		}
 	}
 }
+
+// Sets lists the environment variables that agents get of this configuration.
+func (c Config) Sets() []string { return []string{cmp.Or(c.Env, "STRIPE_API_KEY")} }

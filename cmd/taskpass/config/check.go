@@ -123,10 +123,17 @@ func (r *report) upTo(path string, d, high time.Duration) {
 
 func (r *report) profile(at, name string, p Profile) {
 	if !broker.ValidID(name) {
-		r.add(at, "has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+		r.add(at, "has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
 	}
 	r.ttl(at+".ttl", p.TTL)
 	r.life(at, p)
+	for _, fault := range broker.CheckEnv(p.Env, only(p.Config, p.Provider).Sets(p.Provider)) {
+		path := at + ".env"
+		if fault.Pointer != "" {
+			path = child(path, fault.Pointer)
+		}
+		r.add(path, "%s", fault.Reason)
+	}
 	scopes := r.section(at, p)
 	if len(p.Allow) == 0 {
 		r.add(at+".allow", "has no rule: nobody may ask")
@@ -268,10 +275,13 @@ func (r *report) list(at string, items []string, ok func(string) bool, reason st
 	}
 }
 
-const notPattern = "is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end"
+const notPattern = "is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots"
 
 // isPattern tells whether s is an id, an id's beginning and "*", or "*" alone. A "*" elsewhere would stand for itself,
 // which no id contains.
 func isPattern(s string) bool {
-	return s == "*" || broker.ValidID(strings.TrimSuffix(s, "*"))
+	if beginning, ok := strings.CutSuffix(s, "*"); ok && len(s) <= broker.MaxIDLength {
+		return beginning == "" || broker.ValidID(beginning+"x") // dots alone may begin an id
+	}
+	return broker.ValidID(strings.TrimSuffix(s, "*"))
 }

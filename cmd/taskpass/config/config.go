@@ -126,7 +126,9 @@ type Profile struct {
 	MaxLifetime time.Duration `yaml:"max_lifetime,omitempty"` // no refresh outlives it; absent: 24h, or ttl.max if longer
 	Overlap     time.Duration `yaml:"overlap,omitempty"`      // a refreshed version stays good this long; absent: 10m
 	Ticket      Ticket        `yaml:"ticket,omitempty"`
-	Allow       []Rule        `yaml:"allow"` // at least one: what no rule allows is refused
+	// Env are fixed environment variables beside the provider's own in what agents get; none may be secret. Absent: none.
+	Env   map[string]string `yaml:"env,omitempty"`
+	Allow []Rule            `yaml:"allow"` // at least one: what no rule allows is refused
 
 	providers.Config `yaml:",inline"`
 }

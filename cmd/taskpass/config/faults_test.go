@@ -93,7 +93,7 @@ seal:`}, []string{
 			"14: audit.publish[8].read_back: belongs to s3",
 			"15: audit.publish[9].read_back: is neither true nor false"}},
 		"unknown field in a provider's section": {edits{"name: p", "nam: p"}, []string{
-			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -",
+			"9: profiles.a.pool.name: is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots",
 			"10: profiles.a.pool.nam: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor"}},
 		"unknown field that may be a secret": {edits{"name: p", "name: p\n      sk_live_4eC39Hq: x"}, []string{
 			"11: profiles.a.pool.?: is not a field here; the fields are check_every, deadline, disclosed, env, keys, max_holders, max_refusals, name, probe, rest, reuse, scopes, select, share_percent, stores, vendor"}},
@@ -175,7 +175,7 @@ seal:`}, []string{
 			"16: profiles.a.pool.disclosed: can only say accept"}},
 		"section of another kind": {edits{"    pool:\n", "    pool: here\n    unused:\n"}, []string{
 			"9: profiles.a.pool: is not a section of fields",
-			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, gcp, max_lifetime, overlap, pool, provider, stripe, ticket, ttl"}},
+			"10: profiles.a.unused: is not a field here; the fields are allow, aws, description, env, gcp, max_lifetime, overlap, pool, provider, stripe, ticket, ttl"}},
 		"no rules":    {edits{"    allow:\n      - callers: [bob]\n", ""}, []string{"4: profiles.a.allow: has no rule: nobody may ask"}},
 		"empty rules": {edits{"allow:\n      - callers: [bob]", "allow: []"}, []string{"7: profiles.a.allow: has no rule: nobody may ask"}},
 		"rules that say nothing": {edits{"- callers: [bob]", "- callers: []\n        tasks: []\n        agents: []\n        scopes: []\n      - {}"}, []string{
@@ -187,18 +187,18 @@ seal:`}, []string{
 		"patterns": {edits{"[bob]", `["*", "a*b", "**", "", "b/c", "ok-*"]
         tasks: ["{{x}}"]
         agents: ["a b*"]`}, []string{
-			"8: profiles.a.allow[0].callers[1]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"8: profiles.a.allow[0].callers[2]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"8: profiles.a.allow[0].callers[3]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"8: profiles.a.allow[0].callers[4]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"9: profiles.a.allow[0].tasks[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end",
-			"10: profiles.a.allow[0].agents[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end"}},
+			"8: profiles.a.allow[0].callers[1]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"8: profiles.a.allow[0].callers[2]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"8: profiles.a.allow[0].callers[3]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"8: profiles.a.allow[0].callers[4]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"9: profiles.a.allow[0].tasks[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots",
+			"10: profiles.a.allow[0].agents[0]: is not 1-128 of A-Z a-z 0-9 . _ : @ - with or without a * at the end, and not only dots"}},
 		"scope of no profile": {edits{"callers: [bob]", "callers: [bob]\n        scopes: [s, u]"}, []string{
 			"9: profiles.a.allow[0].scopes[1]: is not a scope of this profile"}},
 		"names of scopes": {edits{"[s, t]", `[s, "t t"]`}, []string{
 			"11: profiles.a.pool.scopes: has a name that is not 1-128 printable characters without a space"}},
 		"names of profiles": {edits{"  a:", "  \"a\\nb/c\":"}, []string{
-			"4: profiles.a?b/c: has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -"}},
+			"4: profiles.a?b/c: has a name that is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots"}},
 		"ttl order": {edits{"{default: 10m, max: 1h}", "{default: 10m, min: 20m, max: 5m}"}, []string{
 			"6: profiles.a.ttl.max: is shorter than the default",
 			"6: profiles.a.ttl.min: is longer than the default"}},

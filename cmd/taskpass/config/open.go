@@ -39,7 +39,7 @@ func (f *File) Open(ctx context.Context, deps providers.Deps) (broker.Profiles, 
 		}
 		profile := broker.Profile{
 			Name: name, Provider: p.Provider, Scopes: p.ScopeNames(p.Provider),
-			DefaultTTL: p.TTL.Default, MinTTL: p.TTL.Min, MaxTTL: p.TTL.Max, Upstream: upstream,
+			DefaultTTL: p.TTL.Default, MinTTL: p.TTL.Min, MaxTTL: p.TTL.Max, Upstream: upstream, Env: p.Env,
 			MaxLifetime: p.MaxLifetime, Overlap: p.Overlap, TicketTTL: p.Ticket.TTL, RevokeOnReuse: p.Ticket.OnReuse == "revoke",
 		}
 		for _, rule := range p.Allow {

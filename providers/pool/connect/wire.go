@@ -217,4 +217,4 @@ func (v vendor) ended(result broker.Result, lag time.Duration, basis string) bro
 	return broker.Revocation{Result: result, EffectiveAt: v.clock().UTC().Add(lag), Basis: basis}
 }
 
-var errNoName = errors.New("the name is not 1-128 of A-Z a-z 0-9 . _ : @ -")
+var errNoName = errors.New("the name is not 1-128 of A-Z a-z 0-9 . _ : @ -, and not only dots")
