@@ -34,9 +34,9 @@ func TestAlteredTimeRangesAreNamed(t *testing.T) {
 		return fmt.Sprintf("(level, after_xid, after_seq) = (SELECT level, after_xid, after_seq FROM event_stretches WHERE level = %d ORDER BY after_xid, after_seq OFFSET %d LIMIT 1)", level, n)
 	}
 	for name, statement := range map[string]string{
-		"its end is earlier":           "UPDATE event_stretches SET latest = earliest WHERE " + row(0, 7),
-		"its start is later":           "UPDATE event_stretches SET earliest = latest WHERE " + row(0, 80),
-		"one that is not in the tree":  "UPDATE event_stretches SET earliest = latest WHERE " + row(0, 98),
+		"its end is earlier":           "UPDATE event_stretches SET latest = latest - interval '1 us' WHERE " + row(0, 7),
+		"its start is later":           "UPDATE event_stretches SET earliest = earliest + interval '1 us' WHERE " + row(0, 80),
+		"one that is not in the tree":  "UPDATE event_stretches SET earliest = earliest + interval '1 us' WHERE " + row(0, 98),
 		"of the upper level":           "UPDATE event_stretches SET latest = latest - interval '100 us' WHERE " + row(1, 3),
 		"both levels":                  "UPDATE event_stretches SET latest = latest - interval '15 us'",
 		"it has no events":             "UPDATE event_stretches SET earliest = 'infinity', latest = '-infinity' WHERE " + row(0, 33),

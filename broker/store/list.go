@@ -25,10 +25,12 @@ const eachSpokenOf = `credentials c CROSS JOIN LATERAL (
 	SELECT * FROM versions x WHERE x.credential_id = c.id AND (x.number = c.current OR x.due_at IS NOT NULL)
 	ORDER BY x.number = c.current AND x.due_at IS NOT NULL DESC, x.due_at IS NOT NULL DESC, x.number DESC LIMIT 1) v`
 
+// isTroubled is the condition of the index versions_troubled.
+const isTroubled = `v.state IN ('issuing', 'revoking', 'lost', 'stuck', 'failed')`
+
 // Trouble is listed also where it is a version's that has a successor. Few versions are in these states, and an index
 // holds just them, in the order of the list.
-const eachTroubled = `versions v JOIN credentials c ON c.id = v.credential_id
-	AND v.state IN ('issuing', 'revoking', 'lost', 'stuck', 'failed')
+const eachTroubled = `versions v JOIN credentials c ON c.id = v.credential_id AND ` + isTroubled + `
 	AND NOT EXISTS (SELECT FROM versions y WHERE y.credential_id = v.credential_id AND y.state = v.state AND y.number > v.number)`
 
 // listed are the values of a filter by what compares them, the one that is usually rarest first. The text of a query
@@ -108,6 +110,9 @@ func (s *Store) CredentialPage(ctx context.Context, f broker.Filter) (page []bro
 		}
 	}
 	in := where(found, &args)
+	if troubled(f.State) {
+		in += " AND " + isTroubled // else a plan for any state could not use the index
+	}
 	if f.Before != "" {
 		args = append(args, string(f.Before))
 		in += fmt.Sprintf(" AND %s < $%d", id, len(args))

@@ -161,12 +161,13 @@ func TestServeWaitsForItsBucket(t *testing.T) { // alone: the SDK takes its cred
 	bucket := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPut:
+			w.Header().Set("ETag", `"of the checkpoint"`)
 			published <- r.URL.Path
 		case !open.Load():
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, "<Error><Code>AccessDenied</Code></Error>")
 		default:
-			_, _ = io.WriteString(w, "<ListBucketResult></ListBucketResult>")
+			_, _ = io.WriteString(w, "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated></ListBucketResult>")
 		}
 	}))
 	defer bucket.Close()

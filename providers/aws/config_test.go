@@ -102,7 +102,7 @@ func TestHostileValues(t *testing.T) {
 	for where, set := range put {
 		for _, value := range []string{
 			"a/../*", "${aws:username}", `"},{"`, `","Effect":"Allow","Action":"*","Resource":"*`, "*", "?", "a*", "${*}", "$", `\u002a`, "a b",
-			"a\nb", "a\x00", "{{.AgentID}}", "%2a", "ａ", "", strings.Repeat("a", 129), "'", "<", "a,b", "arn:aws:s3:::data/*",
+			"a\nb", "a\x00", "{{.AgentID}}", "%2a", "ａ", "", strings.Repeat("a", 129), "'", "<", "a,b", "arn:aws:s3:::data/*", ".", "..",
 		} {
 			c := w.request("read", "team")
 			set(&c, value)
@@ -120,7 +120,7 @@ func TestHostileValues(t *testing.T) {
 		harmless := w.request("read", "team")
 		set(&harmless, "H4RMLESS")
 		want := statements(t, w.policy(t, p, harmless))
-		for _, value := range []string{"..", ".", ":", "@", "a:b", "arn:aws:s3", "AROA:x", strings.Repeat("z", 128), "-", "aws:username"} {
+		for _, value := range []string{"..a", ":", "@", "a:b", "arn:aws:s3", "AROA:x", strings.Repeat("z", 128), "-", "aws:username"} {
 			c := w.request("read", "team")
 			set(&c, value)
 			got := statements(t, w.policy(t, p, c))

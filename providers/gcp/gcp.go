@@ -62,7 +62,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (*Provider, error) {
 		return nil, err
 	}
 	p := &Provider{
-		cfg: cfg, accounts: deps.Accounts, shared: deps.Shared, clock: deps.Clock, logger: deps.Logger, clients: c,
+		cfg: cfg, accounts: deps.Accounts, shared: deps.Shared && cfg.SharePercent < 100, clock: deps.Clock, logger: deps.Logger, clients: c,
 		name: "gcp:" + cfg.ServiceAccount, ids: map[string]identity{},
 	}
 	if cfg.pooled() { // profiles with the same accounts share them

@@ -50,7 +50,7 @@ func TestSharesOfPools(t *testing.T) { //nolint:paralleltest // it sets the envi
 		{"everybody", `[{callers: ["*"]}]`, "", "", 2},
 		{"half", "[{callers: [bob, eve]}]", "", "      share_percent: 50\n", 4},
 		{"at least one key", "[{callers: [bob, eve]}]", "", "      share_percent: 1\n", 1},
-		{"all", "[{callers: [bob, eve]}]", "", "      share_percent: 100\n", 8},
+		{"all", "[{callers: [bob, eve]}]", "", "      share_percent: 100\n", 0},
 	} {
 		text := "database: {url: \"env:DB\"}\nseal: {keyset: \"env:KEYSET\"}\nprofiles:\n" + profile("a", c.a, c.more)
 		if c.b != "" {

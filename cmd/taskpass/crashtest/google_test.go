@@ -50,9 +50,9 @@ func (r *rig) withGoogle() *google {
 	email := server.Email
 	r.settings.Google = &google{server, "http://" + l.Addr().String(), web.URL, map[string]string{
 		"impersonate": fmt.Sprintf("mode: impersonate\n      service_account: %s", email("shared-token")),
-		"slot":        fmt.Sprintf("mode: slot\n      accounts: [%s, %s]", email("slot-one"), email("slot-two")),
+		"slot":        fmt.Sprintf("mode: slot\n      share_percent: 100\n      accounts: [%s, %s]", email("slot-one"), email("slot-two")),
 		"key":         fmt.Sprintf("mode: key\n      service_account: %s", email("shared-key")),
-		"own-key":     fmt.Sprintf("mode: key\n      dedicated: true\n      accounts: [%s, %s]", email("own-key-one"), email("own-key-two")),
+		"own-key":     fmt.Sprintf("mode: key\n      dedicated: true\n      share_percent: 100\n      accounts: [%s, %s]", email("own-key-one"), email("own-key-two")),
 	}}
 	return r.settings.Google
 }
