@@ -15,7 +15,8 @@ var trail = vendor{
 	own:   []string{"eventname", "useridentity"},
 	inner: [][]string{{"CloudTrailEvent"}},
 	outer: [][]string{
-		{"CloudTrailEvent"}, {"eventData"}, {"detail"}, {"message"}, {"@message"}, {"body"}, {"data"}, {"Sns", "Message"}, {"awslogs", "data"}, {"kinesis", "data"},
+		{"CloudTrailEvent"}, {"eventData"}, {"detail"}, {"message"}, {"@message"}, {"body"}, {"data"},
+		{"Sns", "Message"}, {"awslogs", "data"}, {"kinesis", "data"},
 		{"Records"}, {"Events"}, {"logEvents"}, {"Messages"},
 	},
 	line:  trailLine,
