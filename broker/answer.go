@@ -52,7 +52,7 @@ func collectAnswers(list []VendorAnswer, err error) []VendorAnswer {
 	if err == nil || len(list) >= maxAnswers {
 		return list
 	}
-	if a, ok := err.(interface{ Answer() VendorAnswer }); ok { //nolint:errorlint // walks the tree by hand
+	if a, ok := err.(interface{ Answer() VendorAnswer }); ok { // the tree is walked by hand
 		if answer := a.Answer(); !slices.Contains(list, answer) {
 			list = append(list, answer)
 		}

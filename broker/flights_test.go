@@ -46,7 +46,7 @@ func TestFlightsShareCalls(t *testing.T) {
 	}
 	close(goOn)
 	go func() { // calls after the second: of goroutines that had not asked yet
-		for range begun { //nolint:revive // only drained
+		for range begun { // only drained
 		}
 	}()
 	wg.Wait()

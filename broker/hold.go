@@ -60,26 +60,12 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 			}
 			return issued, err
 		}
-		latest, err := b.Ledger.Latest(ctx, id)
+		latest, overtaken, err := b.latest(ctx, c)
 		if err != nil {
-			return Issued{}, err
+			return Issued{Credential: c}, err
 		}
-		if latest.Version.State == StateIssuing { // another request is at it
-			if latest, err = b.settled(ctx, id); err != nil {
-				return Issued{Credential: c}, err
-			}
-		}
-		if latest.Version.Number > c.Version.Number { // it, or one before it, may be the current one by now
-			now, err := b.Ledger.Credential(ctx, id)
-			if err == nil {
-				now, err = b.held(ctx, now)
-			}
-			if err != nil {
-				return Issued{Credential: c}, err
-			}
-			if now.Version.Number != c.Version.Number {
-				continue
-			}
+		if overtaken {
+			continue
 		}
 		if want != nil {
 			want.Seen = seen
@@ -96,6 +82,23 @@ func (b *Broker) refresh(ctx context.Context, caller Caller, id CredentialID, se
 		b.Reached("after_refresh")
 		return issued, err
 	}
+}
+
+// latest is the credential's newest version, once nobody mints it any more. overtaken tells that another version than c's
+// became the current one meanwhile.
+func (b *Broker) latest(ctx context.Context, c Credential) (latest Credential, overtaken bool, err error) {
+	latest, err = b.Ledger.Latest(ctx, c.ID)
+	if err == nil && latest.Version.State == StateIssuing { // another request is at it
+		latest, err = b.settled(ctx, c.ID)
+	}
+	if err != nil || latest.Version.Number <= c.Version.Number {
+		return latest, false, err
+	}
+	now, err := b.Ledger.Credential(ctx, c.ID) // the newest, or one before it, may be the current one by now
+	if err == nil {
+		now, err = b.held(ctx, now)
+	}
+	return latest, err == nil && now.Version.Number != c.Version.Number, err
 }
 
 // held is a credential with the version that its holder has. That is the current one, unless that was abandoned, which

@@ -48,7 +48,7 @@ func TestGuardsAreThoseOfTheMigrations(t *testing.T) {
 	}
 	const file = "guards/expected.txt"
 	if os.Getenv("TASKPASS_UPDATE") != "" {
-		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil { //nolint:gosec // part of the source
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil { // part of the source
 			t.Fatal(err)
 		}
 	}

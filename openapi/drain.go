@@ -64,6 +64,6 @@ type tracked struct {
 
 func (t *tracked) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
-	t.ended = t.ended || err == io.EOF //nolint:errorlint // a reader's end is never wrapped
+	t.ended = t.ended || err == io.EOF // a reader's end is never wrapped
 	return n, err
 }

@@ -105,7 +105,7 @@ func (c checkpoints) altered() (tree.Report, error) {
 	}
 	for id, more := int64(0), true; more; {
 		page, err := collectInOrder(c.ctx, c.l.pool, pgx.RowToStructByPos[storedCheckpoint],
-			"SELECT id, size, "+finite("at")+", note FROM tree_checkpoints WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3", id, c.upTo, notesAtOnce)
+			"SELECT id, size, "+finiteAt+", note FROM tree_checkpoints WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3", id, c.upTo, notesAtOnce)
 		if err != nil {
 			return found, err
 		}

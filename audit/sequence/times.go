@@ -211,7 +211,7 @@ func (t *times) finish() error {
 		list, err := collectInOrder(t.ctx, t.l.pool, func(row pgx.CollectableRow) (e timed, err error) {
 			e.leaf, e.present = -1, true
 			return e, row.Scan(&e.xid, &e.seq, &e.at)
-		}, "SELECT xid, seq, "+finite("at")+" FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) ORDER BY xid, seq LIMIT $5",
+		}, "SELECT xid, seq, "+finiteAt+" FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) ORDER BY xid, seq LIMIT $5",
 			t.after.xid, t.after.seq, limit.xid, limit.seq, batch)
 		if err != nil {
 			return err

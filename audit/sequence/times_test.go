@@ -13,7 +13,7 @@ import (
 // note notes the times of all events, 16 to a row, 16 rows to one of the upper level.
 func (r *record) note() {
 	r.t.Helper()
-	for r.read("SELECT note_event_stretches(1024, 16)") > 0 { //nolint:revive // until nothing more is whole
+	for r.read("SELECT note_event_stretches(1024, 16)") > 0 { // until nothing more is whole
 	}
 }
 

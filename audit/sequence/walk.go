@@ -235,7 +235,7 @@ func (w *walk) readLeaves(from, to int64) ([]storedLeaf, error) {
 		err = row.Scan(&l.idx, &l.id, &l.xid, &l.seq, &l.at, &hash)
 		copy(l.hash[:], hash)
 		return l, err
-	}, "SELECT idx, event_id, xid, seq, "+finite("at")+", hash FROM tree_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx", from, to)
+	}, "SELECT idx, event_id, xid, seq, "+finiteAt+", hash FROM tree_leaves WHERE idx >= $1 AND idx < $2 ORDER BY idx", from, to)
 }
 
 func (w *walk) readTiles(from, to int64) ([]storedTile, error) {
@@ -251,13 +251,11 @@ func (w *walk) readEvents(end position, limit int) ([]storedEvent, error) {
 		err = row.Scan(&e.xid, &e.seq, &e.ID, &e.At, &e.Type, &e.Caller, &e.TaskID, &e.AgentID, &e.Profile, &e.Provider,
 			&e.CredentialID, &e.UpstreamIDs, &e.Fingerprint, &e.body)
 		return e, err
-	}, `SELECT xid, seq, id, `+finite("at")+`, type, caller, task_id, agent_id, profile, provider,
+	}, `SELECT xid, seq, id, `+finiteAt+`, type, caller, task_id, agent_id, profile, provider,
 			credential_id, upstream_ids, fingerprint, body
 		FROM events WHERE (xid, seq) > ($1, $2) AND (xid, seq) <= ($3, $4) ORDER BY xid, seq LIMIT $5`,
 		w.after.xid, w.after.seq, end.xid, end.seq, limit)
 }
 
-// finite is a time that Go has too: an owner may write infinity, which is to be named and not to end a walk.
-func finite(column string) string {
-	return "CASE WHEN isfinite(" + column + ") THEN " + column + " ELSE '0001-01-01 00:00Z' END"
-}
+// finiteAt is a time that Go has too: an owner may write infinity, which is to be named and not to end a walk.
+const finiteAt = "CASE WHEN isfinite(at) THEN at ELSE '0001-01-01 00:00Z' END"

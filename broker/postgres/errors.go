@@ -63,7 +63,7 @@ func causes(err error) (list []string) {
 // leaves are the errors of each attempt to connect, or the error itself.
 func leaves(err error) (list []error) {
 	for e := err; e != nil; e = errors.Unwrap(e) {
-		if many, ok := e.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this one, not one that it wraps
+		if many, ok := e.(interface{ Unwrap() []error }); ok { // this one, not one that it wraps
 			for _, inner := range many.Unwrap() {
 				list = append(list, leaves(inner)...)
 			}

@@ -144,14 +144,8 @@ func check(text string, readOnly bool) (t target, reason string) {
 	if err != nil {
 		return t, encode
 	}
-	for _, key := range slices.Sorted(maps.Keys(values)) {
-		if !slices.Contains(parameters, key) {
-			return t, "sets a parameter that is none of " + strings.Join(parameters, ", ") +
-				"; settings of the session, such as statement_timeout or search_path, are made by Taskpass"
-		}
-		if len(values[key]) > 1 {
-			return t, "sets a parameter twice"
-		}
+	if reason := checkParameters(values, readOnly); reason != "" {
+		return t, reason
 	}
 	t = target{text: text, query: values, port: values.Has("port")}
 	for h := range strings.SplitSeq(host, ",") {
@@ -177,14 +171,28 @@ func check(text string, readOnly bool) (t target, reason string) {
 	case name == "" && values.Get("dbname") == "" && values.Get("database") == "":
 		return t, "names no database"
 	}
+	return t, ""
+}
+
+// checkParameters refuses what is set after the URL's question mark and is not for whoever writes the URL to set.
+func checkParameters(values url.Values, readOnly bool) (reason string) {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if !slices.Contains(parameters, key) {
+			return "sets a parameter that is none of " + strings.Join(parameters, ", ") +
+				"; settings of the session, such as statement_timeout or search_path, are made by Taskpass"
+		}
+		if len(values[key]) > 1 {
+			return "sets a parameter twice"
+		}
+	}
 	switch values.Get("target_session_attrs") {
 	case "", "any", "read-write", "primary":
 	default:
 		if !readOnly {
-			return t, "target_session_attrs asks for a server that cannot be written to: want read-write, primary or any"
+			return "target_session_attrs asks for a server that cannot be written to: want read-write, primary or any"
 		}
 	}
-	return t, ""
+	return ""
 }
 
 // cutPort is the host of host:port or [IPv6]:port, and whether there is a port.

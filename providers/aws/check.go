@@ -42,6 +42,18 @@ func (c Config) Check() []broker.Fault {
 	if c.STSAndIAM != "" && c.STSAndIAM != "accept" {
 		f.Add("sts_and_iam", "can only say accept")
 	}
+	f = append(f, c.checkTags()...)
+	if len(c.Scopes) == 0 {
+		f.Add("scopes", "names no scope")
+	}
+	for name, scope := range c.Scopes {
+		f = append(f, scope.check("scopes."+name, role)...)
+	}
+	return f
+}
+
+func (c Config) checkTags() []broker.Fault {
+	var f broker.Faults
 	for i, key := range c.TransitiveTags {
 		if _, ok := c.Tags[key]; !ok {
 			f.Add(fmt.Sprintf("transitive_tags[%d]", i), "is not the key of one of the tags")
@@ -56,12 +68,6 @@ func (c Config) Check() []broker.Fault {
 		} else if err := broker.Template(value).CheckApart(broker.MatchWildcards); err != nil {
 			f.Add("tags."+key, "%v", err)
 		}
-	}
-	if len(c.Scopes) == 0 {
-		f.Add("scopes", "names no scope")
-	}
-	for name, scope := range c.Scopes {
-		f = append(f, scope.check("scopes."+name, role)...)
 	}
 	return f
 }

@@ -216,9 +216,8 @@ type hidden struct{ broker.Secret }
 
 func (h *hidden) UnmarshalJSON(text []byte) error {
 	var value *string
-	if json.Unmarshal(text, &value) != nil || value == nil { // the error would quote it
-		return nil
+	if err := json.Unmarshal(text, &value); err == nil && value != nil {
+		h.Secret = broker.NewSecret(*value)
 	}
-	h.Secret = broker.NewSecret(*value)
-	return nil
+	return nil // an error would quote it
 }

@@ -92,8 +92,7 @@ func (x *exchange) failure(ctx context.Context, err error) *failure {
 // refused tells whether Stripe said a definite no, so that nothing was done by this call or by one before it of the same
 // Idempotency-Key. An error without Stripe's form may be a proxy's.
 func (f *failure) refused() bool {
-	row, named := rows[f.code]
-	return !f.unread && !f.idempotent && f.status >= 400 && f.status < 500 && !doubtful[f.status] && !(named && row.doubt)
+	return !f.unread && !f.idempotent && f.status >= 400 && f.status < 500 && !doubtful[f.status] && !rows[f.code].doubt
 }
 
 // meaning is what a caller is told of a failed call that was made with the broker's own key: by Stripe's code, or by the
