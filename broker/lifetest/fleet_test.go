@@ -231,8 +231,12 @@ func (f *fleet) oneHolderEach() {
 func (f *fleet) wind(members []*member) {
 	f.t.Helper()
 	for _, m := range members {
-		if m.held.ID != "" {
-			f.as("orch").endTask(m.task).want(f.t, http.StatusOK)
+		if m.held.ID == "" {
+			continue
+		}
+		// Of a request that died, or of a key that was refused, something may be left that ends later.
+		if r := f.as("orch").endTask(m.task); r.status != http.StatusAccepted {
+			r.want(f.t, http.StatusOK)
 		}
 	}
 	f.clock.advance(maxTTL) // of what died nobody knows the name: it runs out
@@ -257,6 +261,11 @@ func (f *fleet) wind(members []*member) {
 	}
 	for range 3 {
 		f.looked()
+	}
+	for _, m := range members {
+		if m.held.ID != "" {
+			f.as("orch").endTask(m.task).want(f.t, http.StatusOK)
+		}
 	}
 	free := 0
 	for _, k := range f.as("ops").poolKeys("keys").want(f.t, http.StatusOK).keys {
