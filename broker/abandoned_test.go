@@ -198,8 +198,9 @@ func TestLongTableLock(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := map[string]*error{}
 	for name, call := range operations {
-		errs[name] = new(error)
-		wg.Go(func() { *errs[name] = call(t.Context(), h, known, ticket) })
+		err := new(error)
+		errs[name] = err
+		wg.Go(func() { *err = call(t.Context(), h, known, ticket) })
 	}
 	for range len(operations) + 2 { // of the batch there are three
 		<-minting
@@ -208,7 +209,7 @@ func TestLongTableLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(locked)
-	h.clock.Advance(time.Minute)
+	h.clock.Advance(2 * time.Minute)
 	wg.Go(func() {
 		if err := h.Sweep(context.WithoutCancel(t.Context())); err != nil {
 			t.Errorf("sweep: %v", err)

@@ -14,8 +14,12 @@ type Flights[K comparable, V any] struct {
 	by map[K]*flight[V] // the call that begins next, for each key of which one is under way
 }
 
-// flight is one call that is shared. done is closed after value and err are set.
+// flight is one call that is shared: that of the first who waits for it. done is closed after value and err are set.
 type flight[V any] struct {
+	ctx   context.Context
+	limit time.Duration
+	fn    func(context.Context) (V, error)
+
 	done  chan struct{}
 	value V
 	err   error
@@ -27,14 +31,14 @@ func (f *Flights[K, V]) Do(ctx context.Context, key K, limit time.Duration, fn f
 	f.mu.Lock()
 	next, busy := f.by[key]
 	if next == nil {
-		next = &flight[V]{done: make(chan struct{})}
+		next = &flight[V]{ctx: context.WithoutCancel(ctx), limit: limit, fn: fn, done: make(chan struct{})}
 	}
 	if !busy {
 		if f.by == nil {
 			f.by = map[K]*flight[V]{}
 		}
 		f.by[key] = nil // it begins now: whoever comes after this waits for the one after it
-		go f.run(context.WithoutCancel(ctx), key, next, limit, fn)
+		go f.run(key, next)
 	} else {
 		f.by[key] = next
 	}
@@ -48,9 +52,9 @@ func (f *Flights[K, V]) Do(ctx context.Context, key K, limit time.Duration, fn f
 }
 
 // run makes the calls for a key, one after the other, until nobody waits for another one.
-func (f *Flights[K, V]) run(ctx context.Context, key K, now *flight[V], limit time.Duration, fn func(context.Context) (V, error)) {
+func (f *Flights[K, V]) run(key K, now *flight[V]) {
 	for now != nil {
-		now.call(ctx, limit, fn)
+		now.call()
 		f.mu.Lock()
 		if next := f.by[key]; next != nil {
 			now, f.by[key] = next, nil
@@ -62,12 +66,12 @@ func (f *Flights[K, V]) run(ctx context.Context, key K, now *flight[V], limit ti
 	}
 }
 
-func (c *flight[V]) call(ctx context.Context, limit time.Duration, fn func(context.Context) (V, error)) {
+func (c *flight[V]) call() {
 	defer close(c.done)
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(c.ctx, c.limit)
 	defer cancel()
 	c.err = Recovered(func() (err error) {
-		c.value, err = fn(ctx)
+		c.value, err = c.fn(ctx)
 		return err
 	})
 }

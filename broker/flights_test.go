@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/taskpass/taskpass/broker"
@@ -15,45 +16,42 @@ import (
 // A thousand who ask while a call is under way share one that begins after they asked.
 func TestFlightsShareCalls(t *testing.T) {
 	t.Parallel()
-	var f broker.Flights[string, int64]
-	var calls atomic.Int64
-	begun, goOn := make(chan struct{}, 2), make(chan struct{})
-	ask := func() (int64, error) {
-		return f.Do(t.Context(), "k", time.Minute, func(context.Context) (int64, error) {
-			n := calls.Add(1)
-			begun <- struct{}{}
-			<-goOn
-			return n, nil
-		})
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if n, err := ask(); n != 1 || err != nil {
-			t.Errorf("the first is answered by call %d: %v", n, err)
+	synctest.Test(t, func(t *testing.T) {
+		var f broker.Flights[string, int64]
+		var calls atomic.Int64
+		goOn := make(chan struct{})
+		ask := func() (int64, error) {
+			return f.Do(t.Context(), "k", time.Minute, func(context.Context) (int64, error) {
+				n := calls.Add(1)
+				<-goOn
+				return n, nil
+			})
 		}
-	})
-	<-begun
-	for range 1000 {
+		var wg sync.WaitGroup
 		wg.Go(func() {
-			if n, err := ask(); n < 2 || err != nil {
-				t.Errorf("answered by call %d, which began before the question: %v", n, err)
+			if n, err := ask(); n != 1 || err != nil {
+				t.Errorf("the first is answered by call %d: %v", n, err)
 			}
 		})
-	}
-	other, err := f.Do(t.Context(), "other", time.Minute, func(context.Context) (int64, error) { return 7, nil })
-	if other != 7 || err != nil {
-		t.Errorf("another key waits for this one: %d, %v", other, err)
-	}
-	close(goOn)
-	go func() { // calls after the second: of goroutines that had not asked yet
-		for range begun { // only drained
+		synctest.Wait() // its call is under way
+		for range 1000 {
+			wg.Go(func() {
+				if n, err := ask(); n != 2 || err != nil {
+					t.Errorf("answered by call %d, not by the one that begins next: %v", n, err)
+				}
+			})
 		}
-	}()
-	wg.Wait()
-	close(begun)
-	if n := calls.Load(); n > 100 {
-		t.Errorf("%d calls for 1001 questions", n)
-	}
+		synctest.Wait() // all have asked
+		other, err := f.Do(t.Context(), "other", time.Minute, func(context.Context) (int64, error) { return 7, nil })
+		if other != 7 || err != nil {
+			t.Errorf("another key waits for this one: %d, %v", other, err)
+		}
+		close(goOn)
+		wg.Wait()
+		if n := calls.Load(); n != 2 {
+			t.Errorf("%d calls for 1001 questions", n)
+		}
+	})
 }
 
 func TestFlightsEnd(t *testing.T) {
